@@ -1,0 +1,207 @@
+/**
+ * Everything observable, as one closed union, and the one receiver of it.
+ *
+ * With no receiver installed an event costs one reference read: it is not even
+ * built. Nothing on the call path imports `observe/`; it installs a receiver.
+ */
+import * as Context from "effect/Context"
+import type * as Effect from "effect/Effect"
+import type * as Fiber from "effect/Fiber"
+import type { CallContext, TraceContext } from "./CallContext.ts"
+import type { Outcome } from "./Outcome.ts"
+
+/** A call was made. */
+export interface CallStarted {
+  readonly _tag: "CallStarted"
+  readonly call: CallContext
+  readonly atMillis: number
+}
+
+/** An attempt is about to be sent. */
+export interface AttemptStarted {
+  readonly _tag: "AttemptStarted"
+  readonly call: CallContext
+  /** The endpoint's address, `undefined` for an Effect that is no Holdfast call. */
+  readonly endpoint: string | undefined
+  readonly atMillis: number
+}
+
+export interface AttemptEnded {
+  readonly _tag: "AttemptEnded"
+  readonly call: CallContext
+  readonly endpoint: string | undefined
+  readonly outcome: Outcome
+  /** The error, where there was one. */
+  readonly error: unknown
+  readonly durationMillis: number
+  readonly atMillis: number
+}
+
+/** A retry was decided and waits for its backoff. */
+export interface RetryScheduled {
+  readonly _tag: "RetryScheduled"
+  readonly call: CallContext
+  readonly policy: string
+  readonly delayMillis: number
+  readonly error: unknown
+  readonly atMillis: number
+}
+
+/** A hedge was started because the attempt before it is slow. */
+export interface HedgeStarted {
+  readonly _tag: "HedgeStarted"
+  readonly call: CallContext
+  readonly policy: string
+  readonly afterMillis: number
+  readonly atMillis: number
+}
+
+export interface CallEnded {
+  readonly _tag: "CallEnded"
+  readonly call: CallContext
+  readonly attempts: number
+  readonly outcome: Outcome
+  readonly error: unknown
+  readonly durationMillis: number
+  readonly atMillis: number
+}
+
+/** A policy rejected before anything was sent. */
+export interface Rejected {
+  readonly _tag: "Rejected"
+  readonly call: CallContext
+  readonly policy: string
+  /** The tag of the reason, such as `CircuitOpen`. */
+  readonly reason: string
+  readonly atMillis: number
+}
+
+/** A state machine moved: a circuit, a switch. */
+export interface Transition {
+  readonly _tag: "Transition"
+  readonly policy: string
+  readonly from: string
+  readonly to: string
+  /** Why, with the figures that decided: `"6 of 10 failed"`. */
+  readonly why: string
+  readonly atMillis: number
+}
+
+/** A limit moved by itself. */
+export interface LimitMoved {
+  readonly _tag: "LimitMoved"
+  readonly policy: string
+  readonly from: number
+  readonly to: number
+  readonly why: string
+  readonly atMillis: number
+}
+
+/** A retry budget gave, took back or refused a token. */
+export interface BudgetMoved {
+  readonly _tag: "BudgetMoved"
+  readonly policy: string
+  readonly change: "withdrawn" | "refunded" | "refused"
+  readonly balance: number
+  readonly atMillis: number
+}
+
+/** A fallback or a cache answered instead of the dependency. */
+export interface Substituted {
+  readonly _tag: "Substituted"
+  readonly call: CallContext
+  readonly policy: string
+  readonly how: "fallback" | "fresh" | "stale"
+  readonly atMillis: number
+}
+
+/** A running policy took a new spec, or refused one and went on with the old. */
+export interface Reloaded {
+  readonly _tag: "Reloaded"
+  readonly policy: string
+  readonly accepted: boolean
+  readonly why: string
+  readonly atMillis: number
+}
+
+/** A user's policy setup does something that is allowed and rarely meant. */
+export interface Warning {
+  readonly _tag: "Warning"
+  readonly policy: string
+  readonly why: string
+  readonly atMillis: number
+}
+
+/** An endpoint came, went, was ejected or readmitted. */
+export interface EndpointChanged {
+  readonly _tag: "EndpointChanged"
+  readonly target: string
+  readonly endpoint: string
+  readonly change: "added" | "removed" | "ejected" | "readmitted"
+  readonly why: string
+  readonly atMillis: number
+}
+
+/** A session was opened, or ended with what ended it. */
+export interface SessionChanged {
+  readonly _tag: "SessionChanged"
+  readonly side: "client" | "server"
+  readonly peer: string
+  readonly change: "opened" | "closed"
+  readonly why: string
+  readonly atMillis: number
+}
+
+/** A server refused a request or a peer's bytes. */
+export interface RequestRefused {
+  readonly _tag: "RequestRefused"
+  readonly peer: string
+  readonly method: string | undefined
+  readonly why: string
+  readonly atMillis: number
+}
+
+export type CallEvent =
+  | CallStarted
+  | AttemptStarted
+  | AttemptEnded
+  | RetryScheduled
+  | HedgeStarted
+  | CallEnded
+  | Rejected
+  | Transition
+  | LimitMoved
+  | BudgetMoved
+  | Substituted
+  | Reloaded
+  | Warning
+  | EndpointChanged
+  | SessionChanged
+  | RequestRefused
+
+/**
+ * Who is told. `event` must not throw and must not wait; the `around` hooks wrap
+ * what they name, for spans, and the last two give and take the trace context.
+ */
+export interface Receiver {
+  readonly event: (event: CallEvent) => void
+  readonly aroundCall?: <A, E, R>(self: Effect.Effect<A, E, R>, call: CallContext) => Effect.Effect<A, E, R>
+  readonly aroundAttempt?: <A, E, R>(
+    self: (trace: TraceContext | undefined) => Effect.Effect<A, E, R>,
+    call: CallContext,
+    endpoint: string | undefined
+  ) => Effect.Effect<A, E, R>
+  readonly aroundHandler?: <A, E, R>(
+    self: Effect.Effect<A, E, R>,
+    call: CallContext,
+    peer: string
+  ) => Effect.Effect<A, E, R>
+}
+
+/** The receiver in force; `undefined`, the default, means that nobody looks. */
+export const CurrentReceiver = Context.Reference<Receiver | undefined>("holdfast/contract/CallEvent/Receiver", {
+  defaultValue: () => undefined
+})
+
+/** The receiver of a fiber, if anybody looks: build the event only then. */
+export const receiverOf = (fiber: Fiber.Fiber<unknown, unknown>): Receiver | undefined => fiber.getRef(CurrentReceiver)

@@ -1,0 +1,12 @@
+/** What can be called, and every word the layers share. Imports nothing of ours. */
+export * as CallContext from "./CallContext.ts"
+export * as CallError from "./CallError.ts"
+export * as CallEvent from "./CallEvent.ts"
+export * as Contract from "./Contract.ts"
+export * as Criticality from "./Criticality.ts"
+export * as Deadline from "./Deadline.ts"
+export * as ErrorCode from "./ErrorCode.ts"
+export * as Interruption from "./Interruption.ts"
+export * as Options from "./Options.ts"
+export * as Outcome from "./Outcome.ts"
+export * as Timer from "./Timer.ts"
