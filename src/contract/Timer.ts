@@ -51,7 +51,7 @@ class Entry implements Timer {
 
 /** Sleeps until a time, then calls back; one per clock. */
 interface Alarm {
-  readonly set: (delayMillis: number, fiber: Fiber.Fiber<unknown, unknown> | undefined) => void
+  readonly set: (delayMillis: number, scheduler: Scheduler.Scheduler | undefined) => void
   /** Nothing is waiting: do not keep anything alive for it. */
   readonly idle: () => void
   /** Something is waiting again, and the alarm is still set early enough. */
@@ -78,11 +78,11 @@ class Queue {
     return this.live
   }
 
-  add(at: number, run: () => void, fiber: Fiber.Fiber<unknown, unknown> | undefined): Entry {
+  add(at: number, run: () => void, scheduler: Scheduler.Scheduler): Entry {
     const entry = new Entry(at, run, this)
     this.push(entry)
     if (this.live++ === 0) this.alarm.busy()
-    if (at < this.armedAt) this.arm(at, fiber)
+    if (at < this.armedAt) this.arm(at, scheduler)
     return entry
   }
 
@@ -91,9 +91,9 @@ class Queue {
     if (this.heap.length > 64 && this.live * 2 < this.heap.length) this.compact()
   }
 
-  private arm(at: number, fiber: Fiber.Fiber<unknown, unknown> | undefined): void {
+  private arm(at: number, scheduler: Scheduler.Scheduler | undefined): void {
     this.armedAt = at
-    this.alarm.set(Math.min(maxSleep, Math.max(0, at - nowOf(this.clock))), fiber)
+    this.alarm.set(Math.min(maxSleep, Math.max(0, at - nowOf(this.clock))), scheduler)
   }
 
   private ring(): void {
@@ -175,19 +175,19 @@ const nativeAlarm = (ring: () => void): Alarm => {
 const clockAlarm = (clock: Clock.Clock, ring: () => void, disarmed: () => void): Alarm => {
   let sleeper: Fiber.Fiber<void> | undefined
   let armed: object | undefined
-  // The last fiber that armed lends its scheduler, so that a virtual clock can wait for what a wake-up sets in motion.
-  let scheduler: Scheduler.Scheduler | undefined
+  // Whoever armed last lends its scheduler, so that a virtual clock can wait for what a wake-up sets in motion.
+  let lent: Scheduler.Scheduler | undefined
   const stop = () => {
     const running = sleeper
     sleeper = armed = undefined
     running?.interruptUnsafe()
   }
   return {
-    set: (delayMillis, fiber) => {
+    set: (delayMillis, scheduler) => {
       stop()
-      if (fiber !== undefined) scheduler = fiber.getRef(Scheduler.Scheduler)
+      lent = scheduler ?? lent
       const context = Context.make(Clock.Clock, clock).pipe(
-        scheduler === undefined ? (self) => self : Context.add(Scheduler.Scheduler, scheduler)
+        lent === undefined ? (self) => self : Context.add(Scheduler.Scheduler, lent)
       )
       const token = {}
       armed = token
@@ -224,12 +224,28 @@ const queueOf = (clock: Clock.Clock): Queue => {
   return queue
 }
 
+/** Where timers of a fiber's kind live: what code outside a fiber (a socket's callback) keeps to schedule by. */
+export interface Source {
+  readonly clock: Clock.Clock
+  readonly scheduler: Scheduler.Scheduler
+}
+
+/** The clock and the scheduler of a running fiber. Capture it while the fiber runs: an ended one has forgotten them. */
+export const sourceOf = (fiber: Fiber.Fiber<unknown, unknown>): Source => ({
+  clock: fiber.getRef(Clock.Clock),
+  scheduler: fiber.getRef(Scheduler.Scheduler)
+})
+
 /**
- * Calls `run` once `atMillis` of the fiber's monotonic clock is reached, at once
- * on the next turn when it has passed. `run` must not throw.
+ * Calls `run` once `atMillis` of the source's monotonic clock is reached, on the
+ * next turn when it has passed. `run` must not throw.
  */
+export const scheduleOn = (source: Source, atMillis: number, run: () => void): Timer =>
+  queueOf(source.clock).add(atMillis, run, source.scheduler)
+
+/** `scheduleOn` for a running fiber. */
 export const schedule = (fiber: Fiber.Fiber<unknown, unknown>, atMillis: number, run: () => void): Timer =>
-  queueOf(fiber.getRef(Clock.Clock)).add(atMillis, run, fiber)
+  queueOf(fiber.getRef(Clock.Clock)).add(atMillis, run, fiber.getRef(Scheduler.Scheduler))
 
 /** How many timers of a clock are live: 0 when nothing of ours waits for time to pass. */
 export const size = (clock: Clock.Clock): number => queueOf(clock).size
