@@ -1,13 +1,23 @@
 import { defineConfig } from "vitest/config"
 
+const source = (path: string) => new URL(`src/${path}`, import.meta.url).pathname
+
 export default defineConfig({
+  resolve: {
+    // Examples import the package by its name, as an application does.
+    alias: [
+      { find: /^holdfast$/, replacement: source("index.ts") },
+      { find: /^holdfast\/(\w+)$/, replacement: source("$1/index.ts") }
+    ]
+  },
   test: {
     include: ["test/**/*.test.ts"],
     testTimeout: 30_000,
+    reporters: process.env["CI"] ? ["default", ["json", { outputFile: "reports/tests.json" }]] : ["default"],
     coverage: {
       provider: "v8",
       include: ["src/**/*.ts"],
-      exclude: ["src/demo/**", "src/**/index.ts"],
+      exclude: ["src/cli/bin.ts", "src/demo/**", "src/**/index.ts"],
       reporter: ["text", "lcov"]
     }
   }

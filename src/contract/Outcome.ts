@@ -7,7 +7,6 @@
  */
 import * as Cause from "effect/Cause"
 import * as Exit from "effect/Exit"
-import type { CallContext } from "./CallContext.ts"
 import * as CallError from "./CallError.ts"
 import * as Interruption from "./Interruption.ts"
 
@@ -26,6 +25,13 @@ export interface Outcome {
   readonly retry: RetryOutcome
   /** How long the other side asks us to stay away, in milliseconds: a floor for the next delay. */
   readonly retryAfterMillis?: number | undefined
+}
+
+/** What classification reads of a `CallContext`, which imports this module and so cannot be imported here. */
+export interface Call {
+  readonly idempotent: boolean
+  readonly idempotencyKey: string | undefined
+  readonly classify: ((error: unknown) => Outcome) | undefined
 }
 
 /** The endpoint answered, whatever the answer was worth to the caller. */
@@ -87,7 +93,7 @@ export const classify = (reason: CallError.Reason): Outcome =>
  * by the call's own `classify`, and without one as a failure that only an
  * idempotent call may repeat.
  */
-export const ofError = (error: unknown, call: CallContext): Outcome => {
+export const ofError = (error: unknown, call: Call): Outcome => {
   if (CallError.isCallError(error)) return classify(error.reason)
   return call.classify === undefined ? failure : call.classify(error)
 }
@@ -99,7 +105,7 @@ export const ofError = (error: unknown, call: CallContext): Outcome => {
  * Our own attempt timeout interrupts what is inside it, so a policy inside sees
  * an interrupt with the reason `attemptTimeout`: that one is a failure.
  */
-export const ofCause = (cause: Cause.Cause<unknown>, call: CallContext): Outcome => {
+export const ofCause = (cause: Cause.Cause<unknown>, call: Call): Outcome => {
   let failed: Outcome | undefined
   let interrupted = false
   for (const reason of cause.reasons) {
@@ -112,15 +118,15 @@ export const ofCause = (cause: Cause.Cause<unknown>, call: CallContext): Outcome
 }
 
 /** Classifies an exit: any success is a success of the endpoint. */
-export const ofExit = (exit: Exit.Exit<unknown, unknown>, call: CallContext): Outcome =>
+export const ofExit = (exit: Exit.Exit<unknown, unknown>, call: Call): Outcome =>
   Exit.isSuccess(exit) ? success : ofCause(exit.cause, call)
 
 /** Whether another attempt may be made after this outcome, for this call. */
-export const mayRetry = (outcome: Outcome, call: CallContext): boolean =>
+export const mayRetry = (outcome: Outcome, call: Call): boolean =>
   outcome.retry === "safe" || (outcome.retry === "ifIdempotent" && isIdempotent(call))
 
 /** Whether the call may be sent twice: declared idempotent, or carrying a key the server deduplicates by. */
-export const isIdempotent = (call: CallContext): boolean => call.idempotent || call.idempotencyKey !== undefined
+export const isIdempotent = (call: Call): boolean => call.idempotent || call.idempotencyKey !== undefined
 
 /**
  * Narrows an error to the half that may be retried, deciding the middle case
@@ -128,5 +134,5 @@ export const isIdempotent = (call: CallContext): boolean => call.idempotent || c
  */
 export const isRetryable = (
   error: CallError.CallError,
-  call: CallContext
+  call: Call
 ): error is CallError.CallError<CallError.Retryable> => mayRetry(classify(error.reason), call)
