@@ -1,0 +1,69 @@
+/**
+ * Runs an effect in a fiber of its own and answers at an instant, whatever the
+ * effect does.
+ *
+ * `Effect.timeout` waits for the loser: around uninterruptible work of 400 ms a
+ * timeout of 50 ms answers after 400. Here the loser is interrupted and left to
+ * itself. What it holds it releases when it ends, since it sees every policy
+ * inside it as if nobody had left.
+ *
+ * The fiber starts at once in the same step, so work that never suspends needs
+ * no timer. It has the context of the caller, and like a child of
+ * `Effect.timeout` it may be interrupted even where the caller may not: an
+ * abandoned acquisition must not go on and acquire.
+ */
+import type * as Context from "effect/Context"
+import * as Effect from "effect/Effect"
+import * as Exit from "effect/Exit"
+import * as Fiber from "effect/Fiber"
+import * as Interruption from "../../contract/Interruption.ts"
+import * as Timer from "../../contract/Timer.ts"
+
+/** The fiber being run. Only within the step of an effect that it evaluates. */
+export const currentFiber = (): Fiber.Fiber<unknown, unknown> => Fiber.getCurrent()!
+
+/** What the finalizer of an interrupted fiber passes on: why it was interrupted. */
+const reasonOfInterrupt: Effect.Effect<Interruption.Reason> = Effect.map(
+  // Opening the uninterruptible region for nothing makes the pending interrupt surface with its annotations.
+  Effect.exit(Effect.interruptible(Effect.void)),
+  (exit) => Exit.isFailure(exit) ? Interruption.fromCause(exit.cause) ?? "caller" : "caller"
+)
+
+/**
+ * The body of an `Effect.callback` that answers with the exit of `self`, or at
+ * `at` with `expired()`.
+ *
+ * An interrupt of the caller is passed on with its reason, and is over when
+ * `self` is. There is no step between starting `self` and installing that: the
+ * callback returns what cancels it.
+ */
+export const answerBy = <A, E, R, E2>(
+  fiber: Fiber.Fiber<unknown, unknown>,
+  context: Context.Context<R>,
+  self: Effect.Effect<A, E, R>,
+  at: number,
+  reason: Interruption.Reason,
+  expired: () => Effect.Effect<never, E2>,
+  resume: (answer: Effect.Effect<A, E | E2>) => void
+): Effect.Effect<void> | void => {
+  const worker = Effect.runForkWith(context)(self)
+  const exit = worker.pollUnsafe()
+  if (exit !== undefined) return resume(exit)
+  let answered = false
+  const timer = Timer.schedule(fiber, at, () => {
+    // Before the interrupt: a worker that ends on it at once must not answer.
+    answered = true
+    worker.interruptUnsafe(fiber.id, Interruption.annotations[reason])
+    resume(expired())
+  })
+  worker.addObserver((exit) => {
+    if (answered) return
+    timer.cancel()
+    resume(exit)
+  })
+  return Effect.flatMap(reasonOfInterrupt, (reason) => {
+    timer.cancel()
+    worker.interruptUnsafe(fiber.id, Interruption.annotations[reason])
+    return Effect.asVoid(Fiber.await(worker))
+  })
+}
