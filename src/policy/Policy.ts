@@ -13,8 +13,9 @@
  */
 import * as Context from "effect/Context"
 import type * as Effect from "effect/Effect"
-import { dual } from "effect/Function"
+import { dual, identity } from "effect/Function"
 import { type Pipeable, pipeArguments } from "effect/Pipeable"
+import type { Covariant } from "effect/Types"
 
 const TypeId = "~holdfast/policy/Policy"
 
@@ -34,7 +35,8 @@ export type Kind =
   | "custom"
 
 export interface Policy<out E = never, out R = never> extends Pipeable {
-  readonly [TypeId]: typeof TypeId
+  /** Where the compiler reads `E` and `R` from: it cannot infer them from the generic `run`. */
+  readonly [TypeId]: { readonly _E: Covariant<E>; readonly _R: Covariant<R> }
   /** Names it in errors, events, metrics and the dashboard. */
   readonly name: string
   readonly kind: Kind
@@ -48,7 +50,7 @@ export interface OfKind<K extends Kind, out E = never, out R = never> extends Po
 }
 
 const Proto = {
-  [TypeId]: TypeId,
+  [TypeId]: { _E: identity, _R: identity },
   pipe() {
     return pipeArguments(this, arguments)
   }
