@@ -35,10 +35,13 @@ const maxSleep = 0x7fff_ffff
 
 class Entry implements Timer {
   readonly at: number
+  /** Which of the queue's entries this is. */
+  readonly order: number
   run: (() => void) | undefined
   readonly queue: Queue
-  constructor(at: number, run: () => void, queue: Queue) {
+  constructor(at: number, order: number, run: () => void, queue: Queue) {
     this.at = at
+    this.order = order
     this.run = run
     this.queue = queue
   }
@@ -48,6 +51,10 @@ class Entry implements Timer {
     this.queue.dropped()
   }
 }
+
+/** At one instant the timer that was made first goes first: a call's deadline before the attempt it cuts short. */
+const isBefore = (self: Entry, that: Entry): boolean =>
+  self.at < that.at || (self.at === that.at && self.order < that.order)
 
 /** Sleeps until a time, then calls back; one per clock. */
 interface Alarm {
@@ -60,9 +67,10 @@ interface Alarm {
 
 class Queue {
   readonly clock: Clock.Clock
-  /** A binary heap by `at`. Cancelled entries stay until they surface or are more than half of it. */
+  /** A binary heap, earliest first. Cancelled entries stay until they surface, are more than half of it, or all of it. */
   private heap: Array<Entry> = []
   private live = 0
+  private made = 0
   private armedAt = Infinity
   private readonly alarm: Alarm
 
@@ -79,7 +87,7 @@ class Queue {
   }
 
   add(at: number, run: () => void, scheduler: Scheduler.Scheduler): Entry {
-    const entry = new Entry(at, run, this)
+    const entry = new Entry(at, this.made++, run, this)
     this.push(entry)
     if (this.live++ === 0) this.alarm.busy()
     if (at < this.armedAt) this.arm(at, scheduler)
@@ -87,8 +95,14 @@ class Queue {
   }
 
   dropped(): void {
-    if (--this.live === 0) this.alarm.idle()
-    if (this.heap.length > 64 && this.live * 2 < this.heap.length) this.compact()
+    if (--this.live === 0) this.rest()
+    else if (this.heap.length > 64 && this.live * 2 < this.heap.length) this.compact()
+  }
+
+  /** Nothing is live: what was cancelled must not arm the alarm again. */
+  private rest(): void {
+    this.heap.length = 0
+    this.alarm.idle()
   }
 
   private arm(at: number, scheduler: Scheduler.Scheduler | undefined): void {
@@ -101,17 +115,23 @@ class Queue {
     // A native timer may ring up to a millisecond early; what is due within it is due.
     // A virtual one rounds to nanoseconds, which may fall short of a fraction.
     const due = nowOf(this.clock) + (this.clock === defaultClock ? 1 : 0.001)
+    // Taken out before any is run: what a callback schedules waits for the next turn even if it is due, so that two that
+    // wake each other neither spin here nor keep the others waiting.
+    const ringing: Array<Entry> = []
     while (this.heap.length > 0 && (this.heap[0]!.run === undefined || this.heap[0]!.at <= due)) {
       const entry = this.pop()
+      if (entry.run !== undefined) ringing.push(entry)
+    }
+    for (const entry of ringing) {
       const { run } = entry
       if (run === undefined) continue
       entry.run = undefined
       this.live--
       run()
     }
-    if (this.live === 0) this.alarm.idle()
+    if (this.live === 0) return this.rest()
     // A callback may have added an earlier entry and armed for it already.
-    if (this.heap.length > 0 && this.heap[0]!.at < this.armedAt) this.arm(this.heap[0]!.at, undefined)
+    if (this.heap[0]!.at < this.armedAt) this.arm(this.heap[0]!.at, undefined)
   }
 
   private push(entry: Entry): void {
@@ -119,8 +139,7 @@ class Queue {
     let child = heap.push(entry) - 1
     while (child > 0) {
       const parent = (child - 1) >> 1
-      // Equal deadlines keep their order closely enough: nobody may rely on it.
-      if (heap[parent]!.at <= entry.at) break
+      if (isBefore(heap[parent]!, entry)) break
       heap[child] = heap[parent]!
       child = parent
     }
@@ -141,8 +160,8 @@ class Queue {
     for (;;) {
       let child = 2 * parent + 1
       if (child >= heap.length) break
-      if (child + 1 < heap.length && heap[child + 1]!.at < heap[child]!.at) child++
-      if (heap[child]!.at >= entry.at) break
+      if (child + 1 < heap.length && isBefore(heap[child + 1]!, heap[child]!)) child++
+      if (isBefore(entry, heap[child]!)) break
       heap[parent] = heap[child]!
       parent = child
     }
@@ -245,7 +264,7 @@ export const scheduleOn = (source: Source, atMillis: number, run: () => void): T
 
 /** `scheduleOn` for a running fiber. */
 export const schedule = (fiber: Fiber.Fiber<unknown, unknown>, atMillis: number, run: () => void): Timer =>
-  queueOf(fiber.getRef(Clock.Clock)).add(atMillis, run, fiber.getRef(Scheduler.Scheduler))
+  queueOf(fiber.getRef(Clock.Clock)).add(atMillis, run, fiber.cache.scheduler)
 
 /** How many timers of a clock are live: 0 when nothing of ours waits for time to pass. */
 export const size = (clock: Clock.Clock): number => queueOf(clock).size
