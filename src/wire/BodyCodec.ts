@@ -3,9 +3,11 @@
  *
  * A codec is a number on the wire; a session uses what both sides listed in
  * their hello, and JSON where nobody did. Schemas are compiled once per
- * contract, not per call, and what a schema refuses is a value, not an
- * exception: a peer's bytes never crash a process.
+ * contract, not per call, and whatever goes wrong is a value, not an exception:
+ * a peer's bytes never crash a process. Messages say what was expected and
+ * where, not what was found there.
  */
+import * as Cause from "effect/Cause"
 import * as Result from "effect/Result"
 import * as Schema from "effect/Schema"
 
@@ -41,28 +43,42 @@ export const json: BodyCodec = {
   name: "json",
   compile: (schema) => {
     const codec = Schema.toCodecJson(schema)
-    const encode = Schema.encodeUnknownResult(codec)
-    const decode = Schema.decodeUnknownResult(codec)
+    const toJson = Schema.encodeUnknownSync(codec)
+    const fromJson = Schema.decodeUnknownSync(codec)
     return {
-      encode: (value) =>
-        Result.mapBoth(encode(value), {
-          onSuccess: (encoded) =>
-            encoded === undefined || encoded === null ? noBytes : Buffer.from(JSON.stringify(encoded)),
-          onFailure: (error) => error.message
-        }),
-      decode: (bytes) =>
-        Result.flatMap(parseJson(bytes), (value) => Result.mapError(decode(value), (error) => error.message))
+      encode: (value) => Result.try({ try: () => format(toJson(value)), catch: why }),
+      decode: (bytes) => Result.try({ try: () => fromJson(parse(bytes)), catch: why })
     }
   }
 }
 
-/** JSON text to a value; the one place where a foreign parser's exception becomes a value. */
+/** Some bytes of JSON as a value, or why they are none; no schema is asked. */
 export const parseJson = (bytes: Uint8Array): Result.Result<unknown, string> =>
-  bytes.length === 0 ? nothing : Result.try({
-    try: (): unknown => JSON.parse(Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength).toString("utf8")),
-    catch: (error) => error instanceof Error ? error.message : String(error)
-  })
-const nothing: Result.Result<unknown, string> = Result.succeed(null)
+  Result.try({ try: () => parse(bytes), catch: why })
+
+const format = (encoded: unknown): Uint8Array =>
+  encoded === undefined || encoded === null ? noBytes : Buffer.from(JSON.stringify(encoded))
+
+/** Costs what `toString` costs, and refuses what that would replace by U+FFFD. */
+const utf8 = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true })
+
+const parse = (bytes: Uint8Array): unknown => bytes.length === 0 ? null : JSON.parse(utf8.decode(bytes))
+
+/** A path of a message may name keys of the payload, and those are as long as the peer likes. */
+const longestWhy = 1000
+
+/**
+ * One line about what was thrown: by the schema, by the JSON parser, by user
+ * code inside a transformation, or by a value nested deeper than the stack.
+ */
+const why = (thrown: unknown): string => {
+  // What a schema throws besides its own error carries the true cause of it.
+  const error = thrown instanceof Error && Cause.isCause(thrown.cause) ? Cause.squash(thrown.cause) : thrown
+  const message = error instanceof Error ? error.message : String(error)
+  // The parser quotes the text it stumbled over, and payloads do not belong in messages.
+  const said = error instanceof SyntaxError ? `not JSON: ${message.replace(/, (?:\.\.\.)?".*$/s, "")}` : message
+  return said.length > longestWhy ? `${said.slice(0, longestWhy)}…` : said
+}
 
 /** The codecs of this version, best first. */
 export const all: ReadonlyArray<BodyCodec> = [json]

@@ -23,8 +23,10 @@ export const magic = 0x4d43
 export const version = 1
 /** The payload limit a session starts with: 4 MiB. */
 export const defaultMaxPayloadBytes = 4 * 1024 * 1024
-/** Metadata of one request or response, encoded: one length of 16 bits. */
-export const maxMetadataBytes = 0xffff
+/** Longest text field: its length is a number of 16 bits. */
+export const maxTextBytes = 0xffff
+/** Metadata of one request or response, encoded: a length of 16 bits and what it counts. */
+export const maxMetadataBytes = 2 + 0xffff
 
 /** Frame types. 1 and 2 are the protocol; the others need both sides' hello. */
 export const Type = {
@@ -150,15 +152,18 @@ export const describe = (error: FrameError): string => {
 
 /** The first two bytes of what most often lands on the wrong port. */
 const strangers: Readonly<Record<number, string>> = {
-  0x4745: "HTTP GET",
-  0x504f: "HTTP POST",
-  0x5055: "HTTP PUT",
-  0x4845: "HTTP HEAD",
-  0x4854: "HTTP response",
-  0x5052: "HTTP/2 preface",
-  0x1603: "TLS handshake"
+  0x4745: "an HTTP GET",
+  0x504f: "an HTTP POST",
+  0x5055: "an HTTP PUT",
+  0x4845: "an HTTP HEAD",
+  0x4445: "an HTTP DELETE",
+  0x4f50: "an HTTP OPTIONS",
+  0x4854: "an HTTP response",
+  0x5052: "an HTTP/2 preface",
+  0x1603: "a TLS handshake",
+  0x5353: "an SSH banner"
 }
 const looksLike = (got: number): string => {
   const stranger = strangers[got]
-  return stranger === undefined ? "" : ` (looks like ${/^[AEIOU]/.test(stranger) ? "an" : "a"} ${stranger})`
+  return stranger === undefined ? "" : ` (looks like ${stranger})`
 }

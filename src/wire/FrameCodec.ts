@@ -4,19 +4,27 @@
  * Decoding is incremental over any chunking and copies a payload only when it
  * straddles chunks; a frame is announced by where it lies, not by a new object,
  * because a session decodes hundreds of thousands a second. A length is checked
- * against the limit before anything is kept for it, and what is kept is what has
- * arrived: a peer that announces 4 MiB and sends nothing costs 8 bytes.
+ * against the limit before anything is kept for it, and what is kept is at most
+ * twice what has arrived: a peer that announces 4 MiB and sends nothing costs 8 bytes.
  */
+import type { TraceContext } from "../contract/CallContext.ts"
 import * as Criticality from "../contract/Criticality.ts"
 import * as Deadline from "../contract/Deadline.ts"
 import type * as Interruption from "../contract/Interruption.ts"
 import * as Frame from "./Frame.ts"
 
-/** Told where a frame lies: its type, and its payload as `bytes[start, end)`, valid during the call. */
+/**
+ * Told where a frame lies: its type, and its payload as `bytes[start, end)`. The
+ * bodies decoded from it are views of `bytes`, so whoever reads from a socket
+ * must not read into the same memory again.
+ */
 export type OnFrame = (type: number, bytes: Buffer, start: number, end: number) => Frame.FrameError | undefined
 
-/** Highest frame type this version decodes; anything else is skipped by its length. */
-const known = (type: number): boolean => type >= Frame.Type.request && type <= Frame.Type.hello
+/** Whether this version decodes a type; anything else, streams included, is skipped by its length. */
+const known = (type: number): boolean =>
+  type >= Frame.Type.request && type <= Frame.Type.goingAway || type === Frame.Type.hello
+
+const nothing = Buffer.alloc(0)
 
 /**
  * Cuts a byte stream into frames.
@@ -27,8 +35,8 @@ const known = (type: number): boolean => type >= Frame.Type.request && type <= F
 export class Decoder {
   private readonly limit: number
   private readonly onFrame: OnFrame
-  /** Bytes of an unfinished frame, header included. */
-  private parts: Array<Buffer> = []
+  /** Begins with the `held` bytes of an unfinished frame, header included. */
+  private buffer: Buffer = nothing
   private held = 0
   /** Bytes the unfinished frame needs in all; the header alone while its length is unknown. */
   private needed = Frame.headerBytes
@@ -46,57 +54,56 @@ export class Decoder {
     return this.held > 0 || this.skip > 0
   }
 
-  push(chunk: Buffer): Frame.FrameError | undefined {
-    if (this.error !== undefined) return this.error
-    let bytes = chunk
-    let at = 0
-    while (at < bytes.length) {
-      if (this.skip > 0) {
-        const skipped = Math.min(this.skip, bytes.length - at)
-        this.skip -= skipped
-        at += skipped
-        continue
-      }
-      if (this.held > 0) {
-        // Complete the header first: only then is the length known, and checked, before more is kept.
-        const take = Math.min(this.needed - this.held, bytes.length - at)
-        this.parts.push(bytes.subarray(at, at + take))
-        this.held += take
-        at += take
-        if (this.held < this.needed) return undefined
-        const whole = this.parts.length === 1 ? this.parts[0]! : Buffer.concat(this.parts, this.held)
-        this.parts = []
-        this.held = 0
-        const rest = at < bytes.length ? bytes.subarray(at) : undefined
-        const consumed = this.take(whole, 0)
-        if (this.error !== undefined) return this.error
-        if (consumed === 0) {
-          // The header is complete and asks for more than there is: keep it and go on collecting.
-          this.parts.push(whole)
-          this.held = whole.length
-        }
-        if (rest === undefined) return undefined
-        bytes = rest
-        at = 0
-        continue
-      }
-      const consumed = this.take(bytes, at)
-      if (this.error !== undefined) return this.error
-      if (consumed === 0) {
-        // A view keeps its whole chunk alive, so a small remainder is copied out of it.
-        const rest = bytes.subarray(at)
-        this.parts.push(rest.length < bytes.length >> 1 ? Buffer.from(rest) : rest)
-        this.held = rest.length
-        return undefined
-      }
-      at += consumed
-    }
-    return undefined
+  /** Memory kept for an unfinished frame: at most twice the bytes of it that have arrived. */
+  get heldBytes(): number {
+    return this.buffer.length
   }
 
-  /** Takes one frame at `at`: the bytes consumed, or 0 when it is not all there. */
-  private take(bytes: Buffer, at: number): number {
-    const available = bytes.length - at
+  push(chunk: Buffer): Frame.FrameError | undefined {
+    let at = 0
+    while (at < chunk.length && this.error === undefined) {
+      if (this.skip > 0) {
+        const skipped = Math.min(this.skip, chunk.length - at)
+        this.skip -= skipped
+        at += skipped
+      } else if (this.held > 0) {
+        at = this.hold(chunk, at)
+        if (this.take(this.buffer, 0, this.held) > 0) this.release()
+      } else {
+        const consumed = this.take(chunk, at, chunk.length)
+        if (consumed > 0) at += consumed
+        else if (this.error === undefined) at = this.hold(chunk, at)
+      }
+    }
+    return this.error
+  }
+
+  /**
+   * Copies what the unfinished frame still needs out of a chunk. While its length
+   * is unknown that is the header alone. Copied, because a view would keep the
+   * whole chunk alive, and a view per byte of a trickled frame a hundred times it.
+   */
+  private hold(chunk: Buffer, at: number): number {
+    const end = Math.min(chunk.length, at + this.needed - this.held)
+    const size = this.held + end - at
+    if (size > this.buffer.length) {
+      const grown = Buffer.allocUnsafe(Math.min(this.needed, Math.max(size, this.buffer.length * 2)))
+      this.buffer.copy(grown, 0, 0, this.held)
+      this.buffer = grown
+    }
+    chunk.copy(this.buffer, this.held, at, end)
+    this.held = size
+    return end
+  }
+
+  private release(): void {
+    this.buffer = nothing
+    this.held = 0
+  }
+
+  /** Takes one frame of `bytes[at, end)`: the bytes consumed, or 0 when it is not all there. */
+  private take(bytes: Buffer, at: number, end: number): number {
+    const available = end - at
     this.needed = Frame.headerBytes
     if (available < Frame.headerBytes) return this.early(bytes, at, available)
     const magic = (bytes[at]! << 8) | bytes[at + 1]!
@@ -134,8 +141,7 @@ export class Decoder {
 
   private fail(error: Frame.FrameError): number {
     this.error = error
-    this.parts = []
-    this.held = 0
+    this.release()
     return 0
   }
 }
@@ -199,10 +205,10 @@ export class Encoder {
   }
 
   private u32(value: number): void {
-    this.length = this.bytes.writeUInt32BE(value, this.length)
+    this.length = this.bytes.writeUInt32BE(value >>> 0, this.length)
   }
 
-  /** A string behind its length of 16 bits. Space for three bytes a character is reserved already. */
+  /** A string behind its length of 16 bits. Space is reserved and its size is checked already. */
   private text(value: string): void {
     const written = this.bytes.write(value, this.length + 2, "utf8")
     this.bytes.writeUInt16BE(written, this.length)
@@ -219,12 +225,24 @@ export class Encoder {
     this.bytes.writeUInt16BE(this.length - start - 2, start)
   }
 
+  /** Nothing may throw between the first and the last byte of a frame: half a frame in here would spoil all behind it. */
+  private check(what: string, sizeBytes: number, limitBytes: number): void {
+    if (sizeBytes > limitBytes) {
+      throw new RangeError(`FrameCodec.Encoder: ${what} must be at most ${limitBytes} bytes, got ${sizeBytes}`)
+    }
+  }
+
   /**
    * A request up to its body, which the caller appends: with `body` when it is
    * small, as its own buffer when copying it would cost more than a second write.
+   *
+   * Throws before anything is written for what `oversize` would have refused.
    */
   request(id: number, request: Frame.Request, nowMillis: number, metadataSize: number): void {
     const key = request.idempotencyKey
+    this.check("method", textBytes(request.method), Frame.maxTextBytes)
+    if (key !== undefined) this.check("idempotencyKey", textBytes(key), Frame.maxTextBytes)
+    this.check("metadata", metadataSize, Frame.maxMetadataBytes)
     this.reserve(64 + request.method.length * 3 + (key === undefined ? 0 : key.length * 3) + metadataSize)
     const start = this.length
     this.length += Frame.headerBytes
@@ -238,20 +256,28 @@ export class Encoder {
     this.u8(Math.min(255, request.attempt))
     this.u32(Deadline.toWire(request.deadline, nowMillis))
     this.text(request.method)
-    if (request.trace !== undefined) {
-      this.bytes.write(request.trace.traceId, this.length, 16, "hex")
-      this.bytes.write(request.trace.spanId, this.length + 16, 8, "hex")
-      this.bytes[this.length + 24] = request.trace.sampled ? 1 : 0
-      this.length += 25
-    }
+    if (request.trace !== undefined && !this.trace(request.trace)) this.bytes[start + flagsAt]! &= ~1
     if (key !== undefined) this.text(key)
     if (metadataSize > 0) this.metadata(request.headers)
     this.finish(Frame.Type.request, start, request.body.length)
   }
 
-  /** A response up to its body. */
+  /** Writes a trace context; nothing for ids that are no hex, which would leave old memory where they belong. */
+  private trace(trace: TraceContext): boolean {
+    const { bytes, length } = this
+    if (trace.traceId.length !== 32 || trace.spanId.length !== 16) return false
+    if (bytes.write(trace.traceId, length, 16, "hex") + bytes.write(trace.spanId, length + 16, 8, "hex") !== 24) {
+      return false
+    }
+    bytes[length + 24] = trace.sampled ? 1 : 0
+    this.length += 25
+    return true
+  }
+
+  /** A response up to its body. Throws before anything is written when its metadata does not fit. */
   response(id: number, response: Frame.Response, metadataSize: number): void {
     const { retryAfterMillis } = response
+    this.check("metadata", metadataSize, Frame.maxMetadataBytes)
     this.reserve(32 + metadataSize)
     const start = this.length
     this.length += Frame.headerBytes
@@ -260,7 +286,7 @@ export class Encoder {
     this.u8(response.codec)
     this.u8((retryAfterMillis === undefined ? 0 : 1) | (response.processed ? 2 : 0) | (metadataSize === 0 ? 0 : 4))
     this.u8(0)
-    if (retryAfterMillis !== undefined) this.u32(Math.min(0xffff_ffff, Math.max(0, Math.ceil(retryAfterMillis))))
+    if (retryAfterMillis !== undefined) this.u32(clampU32(Math.ceil(retryAfterMillis)))
     if (metadataSize > 0) this.metadata(response.headers)
     this.finish(Frame.Type.response, start, response.body.length)
   }
@@ -294,19 +320,69 @@ export class Encoder {
     this.finish(Frame.Type.goingAway, start, 0)
   }
 
+  /** A hello. At most 255 codecs and 255 characters of the agent are said. */
   hello(hello: Frame.Hello): void {
-    this.reserve(64 + hello.codecs.length + hello.agent.length * 3)
+    const codecs = hello.codecs.slice(0, 255)
+    const agent = hello.agent.slice(0, 255)
+    this.reserve(64 + codecs.length + agent.length * 3)
     const start = this.length
     this.length += Frame.headerBytes
     this.u32(hello.features)
-    this.u32(hello.maxPayloadBytes)
-    this.u32(hello.maxInFlight)
-    this.u8(hello.codecs.length)
-    for (const codec of hello.codecs) this.u8(codec)
-    this.text(hello.agent)
+    this.u32(clampU32(hello.maxPayloadBytes))
+    this.u32(clampU32(hello.maxInFlight))
+    this.u8(codecs.length)
+    for (const codec of codecs) this.u8(codec)
+    this.text(agent)
     this.finish(Frame.Type.hello, start, 0)
   }
 }
+
+const clampU32 = (value: number): number => Math.min(0xffff_ffff, Math.max(0, value))
+
+/** Where a request's flags lie in its frame: behind the header, the id and the codec. */
+const flagsAt = Frame.headerBytes + 5
+
+/** Encoded size of a text; an upper bound where that is short enough for any field. */
+const textBytes = (value: string): number =>
+  value.length * 3 <= Frame.maxTextBytes ? value.length * 3 : Buffer.byteLength(value)
+
+/** What of a frame is larger than its limit. */
+export interface Oversize {
+  readonly what: "method" | "idempotencyKey" | "metadata" | "payload"
+  readonly sizeBytes: number
+  readonly limitBytes: number
+}
+
+/** Payload of a request besides its method, its key, its metadata and its body. */
+const requestHeadBytes = 12 + 2 + 25 + 2
+/** The same of a response. */
+const responseHeadBytes = 8 + 4
+
+/**
+ * Why a request cannot be sent to a peer that accepts payloads of `limitBytes`;
+ * `undefined` when it can. Counted upwards: method and key at three bytes a character.
+ */
+export const oversize = (request: Frame.Request, metadataSize: number, limitBytes: number): Oversize | undefined => {
+  const method = textBytes(request.method)
+  if (method > Frame.maxTextBytes) return { what: "method", sizeBytes: method, limitBytes: Frame.maxTextBytes }
+  const key = request.idempotencyKey === undefined ? 0 : textBytes(request.idempotencyKey)
+  if (key > Frame.maxTextBytes) return { what: "idempotencyKey", sizeBytes: key, limitBytes: Frame.maxTextBytes }
+  return tooLong(metadataSize, requestHeadBytes + method + key + metadataSize + request.body.length, limitBytes)
+}
+
+/** The same of a response. */
+export const oversizeResponse = (
+  response: Frame.Response,
+  metadataSize: number,
+  limitBytes: number
+): Oversize | undefined => tooLong(metadataSize, responseHeadBytes + metadataSize + response.body.length, limitBytes)
+
+const tooLong = (metadataSize: number, sizeBytes: number, limitBytes: number): Oversize | undefined =>
+  metadataSize > Frame.maxMetadataBytes
+    ? { what: "metadata", sizeBytes: metadataSize, limitBytes: Frame.maxMetadataBytes }
+    : sizeBytes > limitBytes
+    ? { what: "payload", sizeBytes, limitBytes }
+    : undefined
 
 /** Encoded size of metadata, 0 for none; at most `Frame.maxMetadataBytes` fits. */
 export const metadataBytes = (headers: Readonly<Record<string, string>>): number => {
@@ -385,7 +461,7 @@ class Reader {
   }
 }
 
-const noHeaders: Readonly<Record<string, string>> = {}
+const noHeaders: Readonly<Record<string, string>> = Object.freeze(Object.create(null))
 const bad = (type: number, why: string): Frame.FrameError => ({ _tag: "BadPayload", type, why })
 
 /** What a decoded payload is, or why it is none. */
