@@ -439,6 +439,14 @@ class Reader {
     return this.string(this.u16(), "utf8")
   }
 
+  /** A trace context; `undefined` for ids of zeros, which stand for none. */
+  trace(): TraceContext | undefined {
+    const traceId = this.string(16, "hex")
+    const spanId = this.string(8, "hex")
+    const sampled = (this.u8() & 1) === 1
+    return traceId === noTraceId || spanId === noSpanId ? undefined : { traceId, spanId, sampled }
+  }
+
   metadata(): Readonly<Record<string, string>> {
     const size = this.u16()
     const end = this.at + size
@@ -461,6 +469,8 @@ class Reader {
   }
 }
 
+const noTraceId = "0".repeat(32)
+const noSpanId = "0".repeat(16)
 const noHeaders: Readonly<Record<string, string>> = Object.freeze(Object.create(null))
 const bad = (type: number, why: string): Frame.FrameError => ({ _tag: "BadPayload", type, why })
 
@@ -481,9 +491,7 @@ export const request = (bytes: Buffer, start: number, end: number, nowMillis: nu
   const attempt = Math.max(1, reader.u8())
   const deadline = Deadline.fromWire(reader.u32(), nowMillis)
   const method = reader.text()
-  const trace = (flags & 1) === 0
-    ? undefined
-    : { traceId: reader.string(16, "hex"), spanId: reader.string(8, "hex"), sampled: (reader.u8() & 1) === 1 }
+  const trace = (flags & 1) === 0 ? undefined : reader.trace()
   const idempotencyKey = (flags & 2) === 0 ? undefined : reader.text()
   const headers = (flags & 4) === 0 ? noHeaders : reader.metadata()
   if (reader.overrun) return bad(Frame.Type.request, "a field reaches past the end of the payload")
