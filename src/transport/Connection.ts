@@ -8,8 +8,8 @@
  *
  * It does not pick: a balancer holds one `Connection` per endpoint.
  */
-import type * as Duration from "effect/Duration"
 import * as Context from "effect/Context"
+import type * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Fiber from "effect/Fiber"

@@ -14,7 +14,7 @@ import * as CallError from "../contract/CallError.ts"
 import * as Interruption from "../contract/Interruption.ts"
 import * as BodyCodec from "../wire/BodyCodec.ts"
 import * as Frame from "../wire/Frame.ts"
-import { refusal } from "./internal/multiplex.ts"
+import { interrupted, refusal } from "./internal/multiplex.ts"
 import { connectFailed, type SendError, type Serve, type Session, type Status, Transport } from "./Transport.ts"
 
 /** A listener: what it serves, and the sessions it would take down with it. */
@@ -83,7 +83,7 @@ class MemorySession implements Session {
           over = resume
           this.resumes.add(resume)
           fiber.addObserver((exit) => {
-            resume(Exit.isSuccess(exit) ? exit : Effect.succeed(refusal(Frame.Status.cancelled, "cancelled", true)))
+            resume(Exit.isSuccess(exit) ? exit : Exit.succeed(interrupted(exit.cause)))
           })
         }),
         (exit) => {

@@ -600,7 +600,7 @@ export class ServerSession {
       this.inFlight--
       // An uninterruptible handler may outlast its cancelled slot, whose next user is served by now.
       if (this.serving[slot] === serving) this.serving[slot] = undefined
-      this.answer(id, Exit.isSuccess(exit) ? exit.value : cancelledResponse)
+      this.answer(id, Exit.isSuccess(exit) ? exit.value : interrupted(exit.cause))
       this.endIfIdle()
     })
   }
@@ -634,4 +634,9 @@ export const refusal = (
   headers: {}
 })
 
-const cancelledResponse: Frame.Response = refusal(Frame.Status.cancelled, "cancelled", true)
+const cancelled = refusal(Frame.Status.cancelled, "cancelled", true)
+const expired = refusal(Frame.Status.deadlineExceeded, "the deadline passed while the handler ran", true)
+
+/** The answer to a request whose handler was interrupted: by its deadline, its caller, or our closing. */
+export const interrupted = (cause: Cause.Cause<unknown>): Frame.Response =>
+  Interruption.fromCause(cause) === "deadline" ? expired : cancelled

@@ -1,0 +1,286 @@
+/**
+ * Serves a contract's handlers on one address.
+ *
+ * Handlers are the group's own `toLayer`, middleware included. Each request runs
+ * in a fiber of its own, in the handlers' context with the request's on top: its
+ * `CallContext` (deadline, criticality, key, trace), which a call made inside
+ * inherits, and its scope. It is interrupted when the caller cancels, when the
+ * deadline passes, and when the session ends; one that dies fails its own call
+ * and no other.
+ *
+ * Closing the scope drains: peers are told, what is in flight is answered within
+ * the grace, and what is left is interrupted. Shedding and admission are not
+ * here.
+ */
+import * as Cause from "effect/Cause"
+import * as Context from "effect/Context"
+import * as Deferred from "effect/Deferred"
+import type * as Duration from "effect/Duration"
+import * as Effect from "effect/Effect"
+import * as Headers from "effect/http/Headers"
+import * as Layer from "effect/Layer"
+import * as Option from "effect/Option"
+import * as Rpc from "effect/rpc/Rpc"
+import type * as RpcGroup from "effect/rpc/RpcGroup"
+import { RequestId } from "effect/rpc/RpcMessage"
+import * as Schema from "effect/Schema"
+import * as Scope from "effect/Scope"
+import * as Tracer from "effect/Tracer"
+import * as CallContext from "../contract/CallContext.ts"
+import * as CallError from "../contract/CallError.ts"
+import * as CallEvent from "../contract/CallEvent.ts"
+import * as Contract from "../contract/Contract.ts"
+import * as Deadline from "../contract/Deadline.ts"
+import * as Interruption from "../contract/Interruption.ts"
+import * as Options from "../contract/Options.ts"
+import * as Timer from "../contract/Timer.ts"
+import type { ConnectError, ListeningStats, Peer, Serve } from "../transport/Transport.ts"
+import { Transport } from "../transport/Transport.ts"
+import * as BodyCodec from "../wire/BodyCodec.ts"
+import type * as Frame from "../wire/Frame.ts"
+import * as Answer from "./internal/answer.ts"
+
+export interface ServerOptions {
+  /** Where to listen: `tcp://host:port` (port 0 for any free one), `memory://name`. */
+  readonly listen: string
+  /** How long closing waits for what is in flight. Default 10 seconds; 0 waits for nothing. */
+  readonly drainGrace?: Duration.Input | undefined
+}
+
+/** What a server has seen since it began. */
+export interface ServerStats extends ListeningStats {
+  /** Requests for a method the contract does not have. */
+  readonly unimplemented: number
+  /** Requests whose codec, payload or headers made no sense. */
+  readonly invalid: number
+  /** Requests that arrived after their deadline. */
+  readonly late: number
+  /** Handlers that died of a defect. */
+  readonly defects: number
+}
+
+/** A running server. */
+export class Server extends Context.Service<Server, {
+  /** Where it listens, with the port that was assigned. */
+  readonly address: string
+  readonly stats: () => ServerStats
+  /** Stops accepting and waits until nothing is in flight. */
+  readonly drain: Effect.Effect<void>
+}>()("holdfast/server/Server") {}
+
+/**
+ * Ends the present request with a reason of ours instead of an answer of the
+ * contract: a middleware's `PermissionDenied`, a handler's `Overloaded`.
+ */
+export const refuse = (reason: Answer.Refusal): Effect.Effect<never> => Effect.die(new CallError.CallError(reason))
+
+/** What a server needs to run a group: its handlers, its middleware, and what its schemas need. */
+export type Needs<Rpcs extends Rpc.Any> = Rpc.ToHandler<Rpcs> | Rpc.Middleware<Rpcs> | Transport
+
+/** A method as it is served. */
+interface Served {
+  readonly method: Contract.Method
+  readonly entry: Rpc.Handler<string>
+  /** The handlers' context over the listener's: what a request's own is added to. */
+  readonly context: Context.Context<never>
+  readonly payload: BodyCodec.Compiled<unknown>
+  readonly success: BodyCodec.Compiled<unknown>
+  readonly error: BodyCodec.Compiled<unknown>
+}
+
+/** The error schema of a method: its own and its middlewares'. */
+const errorSchemaOf = (rpc: Rpc.AnyWithProps): Schema.Top => {
+  const schemas = [rpc.errorSchema, ...Array.from(rpc.middlewares, (middleware) => middleware.error)]
+    .filter((schema) => schema !== Schema.Never)
+  return schemas.length === 0 ? Schema.Never : schemas.length === 1 ? schemas[0]! : Schema.Union(schemas)
+}
+
+/**
+ * Serves a group until the scope closes, then drains.
+ *
+ * Dies with a `RangeError` when an option is out of range, the group has a
+ * stream, or a method has no handler.
+ */
+export const make = Effect.fnUntraced(function*<Rpcs extends Rpc.Any>(
+  group: RpcGroup.RpcGroup<Rpcs>,
+  options: ServerOptions
+): Effect.fn.Return<Server["Service"], ConnectError, Needs<Rpcs> | Scope.Scope> {
+  const graceMillis = Options.millis("Server.make", "drainGrace", options.drainGrace ?? "10 seconds", true)
+  const context = yield* Effect.context<never>()
+  const transport = yield* Transport
+  const served = serve(group, context)
+  const listening = yield* transport.listen(options.listen, served.serve)
+  const server: Server["Service"] = {
+    address: listening.address,
+    stats: () => ({ ...listening.stats(), ...served.counts }),
+    drain: listening.drain
+  }
+  // Runs before the listener's own finalizer, which ends what is left.
+  yield* Effect.addFinalizer(() => graceMillis === 0 ? Effect.void : Effect.timeoutOption(listening.drain, graceMillis))
+  return server
+})
+
+/** `make` as a layer: the server runs as long as the layer does. */
+export const layer = <Rpcs extends Rpc.Any>(
+  group: RpcGroup.RpcGroup<Rpcs>,
+  options: ServerOptions
+): Layer.Layer<Server, ConnectError, Needs<Rpcs>> => Layer.effect(Server, make(group, options))
+
+/** The handlers of a group as a `Serve`, with what it counts. */
+const serve = (
+  group: RpcGroup.RpcGroup<any>,
+  context: Context.Context<never>
+): { readonly serve: Serve; readonly counts: Counts } => {
+  // What belongs to the start of the server and not to its requests.
+  const base = Context.omit(Tracer.ParentSpan, Scope.Scope)(context as Context.Context<Scope.Scope>)
+  const counts: Counts = { unimplemented: 0, invalid: 0, late: 0, defects: 0 }
+  const methods = new Map<string, Served>()
+  for (const method of Contract.methods(group)) {
+    const entry = context.mapUnsafe.get(method.rpc.key) as Rpc.Handler<string> | undefined
+    if (entry === undefined) {
+      throw new RangeError(`Server.make: ${method.name} has no handler; provide the group's toLayer`)
+    }
+    methods.set(method.name, {
+      method,
+      entry,
+      context: Context.merge(entry.context, base),
+      payload: compile(method.rpc.payloadSchema),
+      success: compile(method.rpc.successSchema),
+      error: compile(errorSchemaOf(method.rpc))
+    })
+  }
+  const client = new Rpc.ServerClient(0)
+  let requests = 0
+
+  const refused = (request: Frame.Request, peer: Peer, response: Frame.Response, why: string) =>
+    Effect.withFiber<Frame.Response>((fiber) => {
+      const atMillis = Timer.now(fiber)
+      CallEvent.receiverOf(fiber)?.event({ _tag: "RequestRefused", peer, method: request.method, why, atMillis })
+      return Effect.as(Effect.logWarning(`refused ${request.method} of ${peer}: ${why}`), response)
+    })
+
+  return {
+    counts,
+    serve: (request, peer) => {
+      const method = methods.get(request.method)
+      if (method === undefined) {
+        counts.unimplemented++
+        const why = "no such method"
+        return refused(request, peer, Answer.unimplemented(request.method), why)
+      }
+      if (request.codec !== BodyCodec.json.id) {
+        counts.invalid++
+        const why = `unknown body codec ${request.codec}`
+        return refused(request, peer, Answer.invalid(why), why)
+      }
+      const payload = method.payload.decode(request.body)
+      if (payload._tag === "Failure") {
+        counts.invalid++
+        return refused(request, peer, Answer.invalid(payload.failure), payload.failure)
+      }
+      return Effect.withFiber((fiber) => {
+        if (Deadline.isExceeded(request.deadline, Timer.now(fiber))) {
+          counts.late++
+          return Effect.succeed(Answer.late)
+        }
+        const call: CallContext.CallContext = {
+          ...CallContext.empty,
+          name: request.method,
+          idempotent: request.idempotent,
+          idempotencyKey: request.idempotencyKey,
+          criticality: request.criticality,
+          deadline: request.deadline,
+          attempt: request.attempt,
+          hedge: request.hedge,
+          trace: request.trace,
+          headers: request.headers
+        }
+        const scope = Scope.makeUnsafe()
+        const own = Context.add(Context.add(method.context, CallContext.Current, call), Scope.Scope, scope)
+        const handler = handle(method, payload.success, {
+          client,
+          requestId: RequestId(++requests),
+          headers: Headers.fromInput(request.headers),
+          rpc: method.method.rpc
+        }, context)
+        const around = CallEvent.receiverOf(fiber)?.aroundHandler
+        const guarded = around === undefined ? handler : around(handler, call, peer)
+        const timer = request.deadline === Deadline.none
+          ? undefined
+          : Timer.schedule(fiber, request.deadline, () => {
+            fiber.interruptUnsafe(undefined, Interruption.annotations.deadline)
+          })
+        return Effect.onExitPrimitive(Effect.updateContext(guarded, () => own), (exit) => {
+          timer?.cancel()
+          return Scope.closeUnsafe(scope, exit)
+        }).pipe(
+          Effect.matchCauseEffect({
+            onSuccess: (value) => Effect.succeed(Answer.ok(method.success.encode(value))),
+            onFailure: (cause) => failed(method, cause, call, peer, counts)
+          })
+        )
+      })
+    }
+  }
+}
+
+interface Counts {
+  unimplemented: number
+  invalid: number
+  late: number
+  defects: number
+}
+
+const compile = (schema: Schema.Top): BodyCodec.Compiled<unknown> =>
+  BodyCodec.json.compile(schema as Schema.Codec<unknown, unknown>)
+
+/** One handler's effect, inside the group's middleware, with the wrappers `Rpc.fork` and `Rpc.uninterruptible` understood. */
+const handle = (
+  served: Served,
+  payload: unknown,
+  metadata: Parameters<Rpc.Handler<string>["handler"]>[1] & { readonly rpc: Rpc.AnyWithProps },
+  context: Context.Context<never>
+): Effect.Effect<unknown, unknown> =>
+  Effect.suspend(() => {
+    const result: unknown = served.entry.handler(payload, metadata)
+    const wrapped = Rpc.isWrapper(result as object) ? result as Rpc.Wrapper<unknown> : undefined
+    let effect = (wrapped === undefined ? result : wrapped.value) as Effect.Effect<unknown, unknown>
+    effect = Effect.flatMap(effect, (value) =>
+      Deferred.isDeferred(value) ? Deferred.await(value as Deferred.Deferred<unknown, unknown>) : Effect.succeed(value))
+    for (const service of served.method.rpc.middlewares) {
+      const middleware = Context.getUnsafe(context, service)
+      effect = middleware(effect as never, { ...metadata, payload }) as Effect.Effect<unknown, unknown>
+    }
+    return wrapped?.uninterruptible === true ? Effect.uninterruptible(effect) : effect
+  })
+
+/** What a handler's failure is on the wire. */
+const failed = (
+  served: Served,
+  cause: Cause.Cause<unknown>,
+  call: CallContext.CallContext,
+  peer: Peer,
+  counts: Counts
+): Effect.Effect<Frame.Response> => {
+  const defect = cause.reasons.find(Cause.isDieReason)?.defect
+  if (CallError.isCallError(defect)) return Effect.succeed(Answer.refused(defect.reason))
+  if (defect !== undefined) {
+    counts.defects++
+    return Effect.as(
+      Effect.logError(`${call.name} of ${peer}: the handler died`, cause),
+      Answer.defect(call.trace?.traceId)
+    )
+  }
+  const error = Cause.findErrorOption(cause)
+  if (Option.isSome(error) && !Cause.hasInterrupts(cause)) {
+    const encoded = served.error.encode(error.value)
+    if (encoded._tag === "Success") return Effect.succeed(Answer.failed(encoded.success))
+    counts.defects++
+    return Effect.as(
+      Effect.logError(`${call.name} of ${peer}: cannot encode the handler's error: ${encoded.failure}`),
+      Answer.encodeFailed(encoded.failure, call.trace?.traceId)
+    )
+  }
+  // Ours (a cancel, the deadline) never come here: they end the fiber, and the transport answers.
+  return Effect.succeed(Answer.interrupted(call.trace?.traceId))
+}

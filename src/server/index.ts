@@ -1,0 +1,2 @@
+/** Handlers for a contract, served on any transport. */
+export * as Server from "./Server.ts"
