@@ -23,3 +23,7 @@
  */
 export * from "./contract/index.ts"
 export * from "./policy/index.ts"
+export * from "./balancer/index.ts"
+export * from "./transport/index.ts"
+export * from "./wire/index.ts"
+export * from "./server/index.ts"

@@ -1,2 +1,3 @@
 /** Whether and when to send. Effect in, Effect out. */
 export * as Policy from "./Policy.ts"
+export * as Timeout from "./Timeout.ts"
