@@ -12,7 +12,7 @@ import * as PrimaryKey from "effect/PrimaryKey"
 import type * as Rpc from "effect/rpc/Rpc"
 import type * as RpcGroup from "effect/rpc/RpcGroup"
 import * as RpcSchema from "effect/rpc/RpcSchema"
-import * as Criticality from "./Criticality.ts"
+import type * as Criticality from "./Criticality.ts"
 import * as Outcome from "./Outcome.ts"
 
 /**
@@ -56,7 +56,8 @@ export interface Method {
   readonly idempotent: boolean
   /** The key a payload is deduplicated by, `undefined` when the payload has none. */
   readonly keyOf: ((payload: any) => string) | undefined
-  readonly criticality: Criticality.Criticality
+  /** `undefined` where nothing is annotated: then a call has its caller's. */
+  readonly criticality: Criticality.Criticality | undefined
   readonly defaultDeadline: Duration.Input | undefined
   /** Classifies the method's own errors: an answer like any other, unless annotated. */
   readonly classify: (error: unknown) => Outcome.Outcome
@@ -89,7 +90,12 @@ export const methods = (group: RpcGroup.RpcGroup<any>): ReadonlyArray<Method> =>
       rpc,
       idempotent: idempotent === true,
       keyOf,
-      criticality: annotation(rpc, group, CallCriticality, Criticality.defaultCriticality),
+      criticality: annotation(
+        rpc,
+        group,
+        CallCriticality as Context.Key<CallCriticality, Criticality.Criticality | undefined>,
+        undefined
+      ),
       defaultDeadline: annotation(
         rpc,
         group,

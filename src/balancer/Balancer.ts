@@ -1,0 +1,179 @@
+/**
+ * One attempt, one endpoint: picks, runs the endpoint's policies, and picks
+ * again when nothing was sent.
+ *
+ * A rejection by an endpoint's own policy, and a failure that provably never
+ * reached a server, send nothing and cost no attempt and no budget: the attempt
+ * goes to another endpoint. At most `min(endpoints, 5)` picks; then the last
+ * reason is the answer.
+ *
+ * State is per target: one balancer for all calls of a client.
+ */
+import * as Cause from "effect/Cause"
+import * as Deferred from "effect/Deferred"
+import * as Effect from "effect/Effect"
+import * as Exit from "effect/Exit"
+import type * as Fiber from "effect/Fiber"
+import * as Random from "effect/Random"
+import * as Scope from "effect/Scope"
+import * as Stream from "effect/Stream"
+import * as CallContext from "../contract/CallContext.ts"
+import * as CallError from "../contract/CallError.ts"
+import * as CallEvent from "../contract/CallEvent.ts"
+import * as Outcome from "../contract/Outcome.ts"
+import * as Timer from "../contract/Timer.ts"
+import type { Endpoint } from "./Endpoint.ts"
+import * as PowerOfTwo from "./PowerOfTwo.ts"
+
+/** Most endpoints one attempt is offered to. */
+const maxPicks = 5
+
+export interface BalancerOptions {
+  /** Names the dependency in errors and events. */
+  readonly target: string
+  /** The addresses, whole, whenever they change. */
+  readonly addresses: Stream.Stream<ReadonlyArray<string>>
+  /** Makes what an address needs; its scope ends when the address has gone and what was in flight is answered. */
+  readonly endpoint: (address: string) => Effect.Effect<Endpoint, never, Scope.Scope>
+}
+
+export interface Balancer {
+  readonly target: string
+  /** The endpoints known now. */
+  readonly endpoints: () => ReadonlyArray<Endpoint>
+  /** Runs one attempt at an endpoint, inside that endpoint's policies of the given level. */
+  readonly run: <A, E, R>(
+    level: number,
+    attempt: (endpoint: Endpoint) => Effect.Effect<A, E, R>
+  ) => Effect.Effect<A, E | CallError.CallError<CallError.NoEndpoint>, R>
+  /** Finishes what is in flight everywhere and opens nothing more. */
+  readonly drain: Effect.Effect<void>
+}
+
+/** A balancer over a changing set of addresses, for the life of the scope. Waits for the first set. */
+export const make = (options: BalancerOptions): Effect.Effect<Balancer, never, Scope.Scope> =>
+  Effect.gen(function*() {
+    const { target } = options
+    const scope = yield* Effect.scope
+    let endpoints: ReadonlyArray<Endpoint> = []
+
+    const changed = (endpoint: string, change: "added" | "removed") =>
+      Effect.withFiber((fiber) => {
+        CallEvent.receiverOf(fiber)?.event({
+          _tag: "EndpointChanged",
+          target,
+          endpoint,
+          change,
+          why: "discovery",
+          atMillis: Timer.now(fiber)
+        })
+        return Effect.void
+      })
+
+    const add = Effect.fnUntraced(function*(address: string) {
+      const own = yield* Scope.fork(scope)
+      const endpoint = yield* Scope.provide(options.endpoint(address), own)
+      yield* changed(address, "added")
+      return { ...endpoint, close: Effect.ensuring(endpoint.close, Scope.close(own, Exit.void)) }
+    })
+
+    const update = Effect.fnUntraced(function*(addresses: ReadonlyArray<string>) {
+      const wanted = new Set(addresses)
+      const known = new Set(endpoints.map((endpoint) => endpoint.address))
+      const gone = endpoints.filter((endpoint) => !wanted.has(endpoint.address))
+      const added = yield* Effect.forEach(addresses.filter((address) => !known.has(address)), add)
+      endpoints = [...endpoints.filter((endpoint) => wanted.has(endpoint.address)), ...added]
+      for (const endpoint of added) endpoint.connection.prepare()
+      for (const endpoint of gone) {
+        yield* changed(endpoint.address, "removed")
+        yield* Effect.forkIn(endpoint.close, scope)
+      }
+    })
+
+    const first = yield* Deferred.make<void>()
+    yield* Stream.runForEach(options.addresses, (addresses) =>
+      Effect.andThen(update(addresses), Deferred.succeed(first, undefined))).pipe(
+        // A source that dies before its first set is a mistake of whoever asked; later, the last set stands.
+        Effect.onExit((exit) =>
+          Exit.isFailure(exit) ? Deferred.failCause(first, exit.cause) : Effect.void
+        ),
+        Effect.forkScoped({ startImmediately: true })
+      )
+    yield* Deferred.await(first)
+
+    return {
+      target,
+      endpoints: () => endpoints,
+      run: (level, attempt) =>
+        Effect.withFiber((fiber) =>
+          offer({ fiber, target, level, attempt, endpoints: () => endpoints }, [], undefined)
+        ),
+      drain: Effect.suspend(() => {
+        const leaving = endpoints
+        return Effect.forEach(leaving, (endpoint) => endpoint.connection.drain, {
+          concurrency: "unbounded",
+          discard: true
+        })
+      })
+    }
+  })
+
+type NoEndpoint = CallError.CallError<CallError.NoEndpoint>
+
+/** One attempt looking for its endpoint. */
+interface Offer<A, E, R> {
+  readonly fiber: Fiber.Fiber<unknown, unknown>
+  readonly target: string
+  readonly level: number
+  readonly attempt: (endpoint: Endpoint) => Effect.Effect<A, E, R>
+  readonly endpoints: () => ReadonlyArray<Endpoint>
+}
+
+/** Offers the attempt to one endpoint, and to the next when nothing was sent. */
+const offer = <A, E, R>(
+  self: Offer<A, E, R>,
+  tried: Array<Endpoint>,
+  last: Cause.Cause<E> | undefined
+): Effect.Effect<A, E | NoEndpoint, R> => {
+  const random = self.fiber.getRef(Random.Random)
+  const all = self.endpoints()
+  const endpoint = PowerOfTwo.pick(all, tried, self.level, Timer.now(self.fiber), () => random.nextDoubleUnsafe())
+  if (endpoint === undefined) return last === undefined ? noEndpoint(self) : Effect.failCause(last)
+  endpoint.inFlight++
+  const guarded = endpoint.levels[self.level]!.policy.run(self.attempt(endpoint)) as Effect.Effect<A, E, R>
+  const counted = Effect.onExitPrimitive(guarded, () => {
+    endpoint.inFlight--
+    return undefined
+  })
+  // The last pick's answer is the answer, whatever it is.
+  if (tried.length + 1 >= Math.min(all.length, maxPicks)) return counted
+  return Effect.catchCause(counted, (cause) => {
+    if (!isElsewhere(cause)) return Effect.failCause(cause)
+    tried.push(endpoint)
+    return offer(self, tried, cause)
+  })
+}
+
+/** Whether nothing was sent, so that another endpoint costs nothing. */
+const isElsewhere = (cause: Cause.Cause<unknown>): boolean => {
+  const [reason] = cause.reasons
+  if (cause.reasons.length !== 1 || !Cause.isFailReason(reason!) || !CallError.isCallError(reason.error)) return false
+  const { _tag } = reason.error.reason
+  if (_tag === "ConnectFailed") return true
+  if (_tag === "ConnectionLost") return reason.error.reason.sent === "no"
+  return Outcome.classify(reason.error.reason).retry === "elsewhere"
+}
+
+const noEndpoint = (
+  self: { readonly fiber: Fiber.Fiber<unknown, unknown>; readonly target: string }
+): Effect.Effect<never, NoEndpoint> => {
+  const { fiber, target } = self
+  CallEvent.receiverOf(fiber)?.event({
+    _tag: "Rejected",
+    call: fiber.getRef(CallContext.Current),
+    policy: target,
+    reason: "NoEndpoint",
+    atMillis: Timer.now(fiber)
+  })
+  return CallError.fail({ _tag: "NoEndpoint", target, detail: "discovery knows no address", sent: "no" })
+}
