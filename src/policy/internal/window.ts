@@ -1,0 +1,180 @@
+/**
+ * Counts of the last calls: by number of calls, or by time.
+ *
+ * A window is changed in place, because a copy per call would cost more than
+ * the call's whole policy. It belongs to one state of one circuit and is read by
+ * nobody else; `cells` copies what it holds for a snapshot.
+ *
+ * A call is counted when it ends: during an outage the slow failures must count
+ * now, not in the bucket of the minute they began in. Times are milliseconds on
+ * one monotonic clock.
+ */
+
+/** What both windows can do. `calls`, `failures` and `slow` are the totals within the window, as of the last `add` or `expire`. */
+export interface Window {
+  calls: number
+  failures: number
+  slow: number
+  /** Counts a call that ended at `now`. */
+  add(failed: boolean, slow: boolean, now: number): void
+  /** Forgets what is too old at `now`. */
+  expire(now: number): void
+  /** What the window holds, oldest first: plain data for a snapshot. */
+  cells(now: number): Cells
+  /** Takes over what a snapshot held, where it is of the same kind; else stays as it is. */
+  load(cells: Cells, now: number): void
+}
+
+/** A window as data. `calls`: 1 failed, 2 slow, 3 both, per call. `time`: a row per bucket that holds something. */
+export type Cells =
+  | { readonly by: "calls"; readonly calls: ReadonlyArray<number> }
+  | {
+    readonly by: "time"
+    readonly buckets: ReadonlyArray<{
+      readonly ageMillis: number
+      readonly calls: number
+      readonly failures: number
+      readonly slow: number
+    }>
+  }
+
+export type Shape =
+  | { readonly by: "calls"; readonly size: number }
+  | { readonly by: "time"; readonly millis: number; readonly buckets: number }
+
+/** An empty window. */
+export const make = (shape: Shape): Window =>
+  shape.by === "calls" ? new CountWindow(shape.size) : new TimeWindow(shape.millis / shape.buckets, shape.buckets)
+
+/** The last `size` calls: a ring of bits and its totals. */
+export class CountWindow implements Window {
+  calls = 0
+  failures = 0
+  slow = 0
+  private readonly ring: Uint8Array
+  private next = 0
+
+  constructor(size: number) {
+    this.ring = new Uint8Array(size)
+  }
+
+  add(failed: boolean, slow: boolean, _now: number): void {
+    const { next, ring } = this
+    if (this.calls < ring.length) this.calls++
+    else {
+      const evicted = ring[next]!
+      this.failures -= evicted & 1
+      this.slow -= evicted >> 1
+    }
+    let cell = 0
+    if (failed) {
+      cell = 1
+      this.failures++
+    }
+    if (slow) {
+      cell |= 2
+      this.slow++
+    }
+    ring[next] = cell
+    this.next = next + 1 === ring.length ? 0 : next + 1
+  }
+
+  expire(_now: number): void {}
+
+  cells(): Cells {
+    const { calls, next, ring } = this
+    return {
+      by: "calls",
+      calls: Array.from({ length: calls }, (_, i) => ring[(next - calls + i + ring.length) % ring.length]!)
+    }
+  }
+
+  load(cells: Cells, now: number): void {
+    if (cells.by !== "calls") return
+    for (const cell of cells.calls) this.add((cell & 1) !== 0, (cell & 2) !== 0, now)
+  }
+}
+
+/**
+ * The last `buckets` spans of `width`: partial sums and their totals.
+ *
+ * A bucket is `floor(now / width)`, so the window reaches back between
+ * `buckets - 1` and `buckets` widths. Buckets that have passed are cleared when
+ * somebody looks, however long nobody did.
+ */
+export class TimeWindow implements Window {
+  calls = 0
+  failures = 0
+  slow = 0
+  private readonly width: number
+  private readonly length: number
+  /** `length` rows of calls, failures, slow. */
+  private readonly sums: Uint32Array
+  /** Number of the newest bucket. */
+  private head = 0
+
+  constructor(width: number, length: number) {
+    this.width = width
+    this.length = length
+    this.sums = new Uint32Array(length * 3)
+  }
+
+  add(failed: boolean, slow: boolean, now: number): void {
+    this.expire(now)
+    this.put(this.head, 1, failed ? 1 : 0, slow ? 1 : 0)
+  }
+
+  expire(now: number): void {
+    const index = Math.floor(now / this.width)
+    if (index > this.head) this.advance(index)
+  }
+
+  cells(now: number): Cells {
+    this.expire(now)
+    const buckets: Array<{ ageMillis: number; calls: number; failures: number; slow: number }> = []
+    for (let index = this.head - this.length + 1; index <= this.head; index++) {
+      const at = this.rowOf(index)
+      const calls = this.sums[at]!
+      if (calls === 0) continue
+      const ageMillis = Math.max(0, now - index * this.width)
+      buckets.push({ ageMillis, calls, failures: this.sums[at + 1]!, slow: this.sums[at + 2]! })
+    }
+    return { by: "time", buckets }
+  }
+
+  load(cells: Cells, now: number): void {
+    if (cells.by !== "time") return
+    this.expire(now)
+    for (const { ageMillis, calls, failures, slow } of cells.buckets) {
+      const index = Math.floor((now - ageMillis) / this.width)
+      if (index > this.head - this.length) this.put(Math.min(index, this.head), calls, failures, slow)
+    }
+  }
+
+  private put(index: number, calls: number, failures: number, slow: number): void {
+    const at = this.rowOf(index)
+    this.sums[at]! += calls
+    this.calls += calls
+    this.sums[at + 1]! += failures
+    this.failures += failures
+    this.sums[at + 2]! += slow
+    this.slow += slow
+  }
+
+  private rowOf(index: number): number {
+    const { length } = this
+    return (((index % length) + length) % length) * 3
+  }
+
+  private advance(index: number): void {
+    const passed = Math.min(index - this.head, this.length)
+    for (let i = 0; i < passed; i++) {
+      const at = this.rowOf(index - i)
+      this.calls -= this.sums[at]!
+      this.failures -= this.sums[at + 1]!
+      this.slow -= this.sums[at + 2]!
+      this.sums[at] = this.sums[at + 1] = this.sums[at + 2] = 0
+    }
+    this.head = index
+  }
+}
