@@ -12,6 +12,7 @@ import * as PrimaryKey from "effect/PrimaryKey"
 import type * as Rpc from "effect/rpc/Rpc"
 import type * as RpcGroup from "effect/rpc/RpcGroup"
 import * as RpcSchema from "effect/rpc/RpcSchema"
+import * as Schema from "effect/Schema"
 import type * as Criticality from "./Criticality.ts"
 import * as Outcome from "./Outcome.ts"
 
@@ -105,3 +106,10 @@ export const methods = (group: RpcGroup.RpcGroup<any>): ReadonlyArray<Method> =>
       classify: (error) => errorOutcome(error) ?? Outcome.success
     }
   })
+
+/** The schema of every error a method may answer with: its own and its middlewares'. */
+export const errorSchema = (rpc: Rpc.AnyWithProps): Schema.Top => {
+  const schemas = [rpc.errorSchema, ...Array.from(rpc.middlewares, (middleware) => middleware.error)]
+    .filter((schema) => schema !== Schema.Never)
+  return schemas.length === 0 ? Schema.Never : schemas.length === 1 ? schemas[0]! : Schema.Union(schemas)
+}

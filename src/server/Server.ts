@@ -23,7 +23,7 @@ import * as Option from "effect/Option"
 import * as Rpc from "effect/rpc/Rpc"
 import type * as RpcGroup from "effect/rpc/RpcGroup"
 import { RequestId } from "effect/rpc/RpcMessage"
-import * as Schema from "effect/Schema"
+import type * as Schema from "effect/Schema"
 import * as Scope from "effect/Scope"
 import * as Tracer from "effect/Tracer"
 import * as CallContext from "../contract/CallContext.ts"
@@ -88,13 +88,6 @@ interface Served {
   readonly error: BodyCodec.Compiled<unknown>
 }
 
-/** The error schema of a method: its own and its middlewares'. */
-const errorSchemaOf = (rpc: Rpc.AnyWithProps): Schema.Top => {
-  const schemas = [rpc.errorSchema, ...Array.from(rpc.middlewares, (middleware) => middleware.error)]
-    .filter((schema) => schema !== Schema.Never)
-  return schemas.length === 0 ? Schema.Never : schemas.length === 1 ? schemas[0]! : Schema.Union(schemas)
-}
-
 /**
  * Serves a group until the scope closes, then drains.
  *
@@ -146,7 +139,7 @@ const serve = (
       context: Context.merge(entry.context, base),
       payload: compile(method.rpc.payloadSchema),
       success: compile(method.rpc.successSchema),
-      error: compile(errorSchemaOf(method.rpc))
+      error: compile(Contract.errorSchema(method.rpc))
     })
   }
   const client = new Rpc.ServerClient(0)
@@ -210,7 +203,7 @@ const serve = (
           : Timer.schedule(fiber, request.deadline, () => {
             fiber.interruptUnsafe(undefined, Interruption.annotations.deadline)
           })
-        return Effect.onExitPrimitive(Effect.updateContext(guarded, () => own), (exit) => {
+        return Effect.onExitPrimitive(Effect.updateContext(guarded, (_: Context.Context<never>) => own), (exit) => {
           timer?.cancel()
           return Scope.closeUnsafe(scope, exit)
         }).pipe(

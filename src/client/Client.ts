@@ -1,0 +1,379 @@
+/**
+ * Typed methods from a contract.
+ *
+ * `client.UserService.GetUserInfo({ id: 1001 })` is an Effect of the contract's
+ * own success and error, and of exactly the `CallError` reasons its stack can
+ * produce. One client is one target: its endpoints, connections, budgets and
+ * breakers belong to it and end with its scope, which drains first.
+ *
+ * The order of what happens to a call is in `ClientStack`.
+ */
+import * as Cause from "effect/Cause"
+import type * as Duration from "effect/Duration"
+import * as Effect from "effect/Effect"
+import * as Exit from "effect/Exit"
+import type * as Fiber from "effect/Fiber"
+import * as Option from "effect/Option"
+import * as Result from "effect/Result"
+import type * as Rpc from "effect/rpc/Rpc"
+import type * as RpcGroup from "effect/rpc/RpcGroup"
+import type * as Schema from "effect/Schema"
+import * as SchemaIssue from "effect/SchemaIssue"
+import type * as Scope from "effect/Scope"
+import * as Balancer from "../balancer/Balancer.ts"
+import { Discovery } from "../balancer/Discovery.ts"
+import type { Endpoint } from "../balancer/Endpoint.ts"
+import * as CallContext from "../contract/CallContext.ts"
+import * as CallError from "../contract/CallError.ts"
+import * as CallEvent from "../contract/CallEvent.ts"
+import * as Contract from "../contract/Contract.ts"
+import type { Criticality } from "../contract/Criticality.ts"
+import * as Deadline from "../contract/Deadline.ts"
+import * as Options from "../contract/Options.ts"
+import * as Outcome from "../contract/Outcome.ts"
+import * as Timer from "../contract/Timer.ts"
+import * as Timeout from "../policy/Timeout.ts"
+import * as Connection from "../transport/Connection.ts"
+import { type Session, Transport } from "../transport/Transport.ts"
+import * as BodyCodec from "../wire/BodyCodec.ts"
+import type * as Frame from "../wire/Frame.ts"
+import * as ClientStack from "./ClientStack.ts"
+import * as Reply from "./internal/reply.ts"
+
+/** What one call may say. */
+export interface CallOptions {
+  /** How long the call may take in all, every attempt and every wait included. Default: the method's, then the client's. */
+  readonly deadline?: Duration.Input | undefined
+  /** The key the server deduplicates by: a call with one may be sent again. Default: derived from the payload, where annotated. */
+  readonly idempotencyKey?: string | undefined
+  /** Default: the method's, then that of the call this one is made for. */
+  readonly criticality?: Criticality | undefined
+  /** Metadata for the server. */
+  readonly headers?: Readonly<Record<string, string>> | undefined
+}
+
+export interface ClientOptions<
+  Tag extends string,
+  P extends ClientStack.Options,
+  M extends { readonly [T in Tag]?: ClientStack.Options }
+> {
+  /** The name discovery knows the dependency by. */
+  readonly target: string
+  /** How calls are guarded. Default: `ClientStack`'s. */
+  readonly policy?: P | undefined
+  /** What differs for single methods: a slot stated here is the method's own, the others it shares. */
+  readonly methods?: M | undefined
+  /** How long a call may take in all where neither it nor its method says. Default 10 seconds; `"Infinity"` for no limit. */
+  readonly defaultDeadline?: Duration.Input | undefined
+  /** How connections are reopened. */
+  readonly connection?: Connection.ConnectionOptions | undefined
+}
+
+/** The first segment of what follows a prefix in a method's name. */
+type Segment<Tag extends string, Prefix extends string> = Tag extends `${Prefix}${infer Rest}`
+  ? Rest extends `${infer Head}.${string}` ? Head : Rest
+  : never
+
+type MethodOf<R extends Rpc.Any, Reasons extends CallError.Reason> = [void] extends [Rpc.PayloadConstructor<R>] ? (
+    payload?: Rpc.PayloadConstructor<R>,
+    options?: CallOptions
+  ) => Effect.Effect<Rpc.SuccessExit<R>, Rpc.ErrorExit<R> | CallError.CallError<Reasons>>
+  : (
+    payload: Rpc.PayloadConstructor<R>,
+    options?: CallOptions
+  ) => Effect.Effect<Rpc.SuccessExit<R>, Rpc.ErrorExit<R> | CallError.CallError<Reasons>>
+
+/** A group's methods, nested by the dots in their names, each with the reasons its own stack can fail for. */
+export type Client<
+  R extends Rpc.Any,
+  P extends ClientStack.Options = {},
+  M = {},
+  Prefix extends string = ""
+> = {
+  readonly [Name in Segment<R["_tag"], Prefix>]: [Extract<R, { readonly _tag: `${Prefix}${Name}` }>] extends [never]
+    ? Client<R, P, M, `${Prefix}${Name}.`>
+    : MethodOf<
+      Extract<R, { readonly _tag: `${Prefix}${Name}` }>,
+      Reasons<`${Prefix}${Name}` extends keyof M ? ClientStack.Merge<P, M[`${Prefix}${Name}`]> : P>
+    >
+}
+
+/** Why a call behind a stack can fail, besides the contract's own errors. */
+export type Reasons<O> =
+  | Reply.Reason
+  | CallError.ConnectFailed
+  | CallError.ConnectionLost
+  | CallError.ProtocolViolation
+  | CallError.LimitReached
+  | CallError.NoEndpoint
+  | CallError.OutcomeUnknown
+  | ClientStack.Reasons<O>
+
+/** A method, ready to be called. */
+interface Callable {
+  readonly method: Contract.Method
+  readonly schemas: Reply.Schemas
+  /** Makes the payload's value: a class where the contract wants one, defaults filled in. */
+  readonly construct: (payload: unknown) => Result.Result<unknown, string>
+  readonly stack: ClientStack.CallLevel
+  /** The index of its endpoint level. */
+  readonly level: number
+}
+
+/** What is the same for all calls of a client. */
+interface Shared {
+  readonly balancer: Balancer.Balancer
+  readonly defaultDeadline: Duration.Input
+}
+
+/**
+ * A client of a group, for the life of the scope: closing it finishes what is
+ * in flight. Connections are opened at once, in the background.
+ *
+ * Dies with a `RangeError` when an option is out of range, the group has a
+ * stream, a method's name is also a prefix of another's, or `methods` names one
+ * the group does not have.
+ */
+export const make = <
+  R extends Rpc.Any,
+  const P extends ClientStack.Options = {},
+  const M extends { readonly [T in R["_tag"]]?: ClientStack.Options } = {}
+>(
+  group: RpcGroup.RpcGroup<R>,
+  options: ClientOptions<R["_tag"], P, M>
+): Effect.Effect<Client<R, P, M>, never, Transport | Discovery | Scope.Scope> =>
+  Effect.gen(function*() {
+    const where = "Client.make"
+    const { target } = options
+    Options.check(target !== "", where, "target", "a name", target)
+    const defaultDeadline = options.defaultDeadline ?? "10 seconds"
+    const methods = Contract.methods(group)
+    const overrides = Object.entries<ClientStack.Options | undefined>(options.methods ?? {})
+    const names = new Set(methods.map((method) => method.name))
+    for (const [name] of overrides) Options.check(names.has(name), where, "methods", "names of the group", name)
+
+    const transport = yield* Transport
+    const discovery = yield* Discovery
+    const stack = yield* ClientStack.make(target, options.policy ?? {}, overrides)
+    const balancer = yield* Balancer.make({
+      target,
+      addresses: discovery.watch(target),
+      endpoint: (address) =>
+        Effect.gen(function*() {
+          const connection = yield* Connection.make(transport, address, options.connection)
+          const levels = yield* stack.endpoint(address)
+          return { address, connection, levels, inFlight: 0, close: connection.drain }
+        })
+    })
+    yield* Effect.addFinalizer(() => balancer.drain)
+
+    const shared: Shared = { balancer, defaultDeadline }
+    const client = {}
+    for (const method of methods) {
+      const level = stack.levelOf(method.name)
+      const callable = {
+        method,
+        schemas: schemasOf(method.rpc),
+        construct: constructor(method.rpc),
+        stack: stack.calls[level]!,
+        level
+      }
+      place(client, method.name, (payload: unknown, given?: CallOptions) => call(shared, callable, payload, given))
+    }
+    return client as Client<R, P, M>
+  })
+
+/** Puts a method where the dots in its name say. */
+const place = (root: object, name: string, method: (payload: unknown, options?: CallOptions) => unknown): void => {
+  const segments = name.split(".")
+  const last = segments.pop()!
+  let node = root as Record<string, unknown>
+  for (const segment of segments) {
+    const next = node[segment] ??= {}
+    if (typeof next === "function") throw clash(name)
+    node = next as Record<string, unknown>
+  }
+  if (last in node) throw clash(name)
+  node[last] = method
+}
+
+const clash = (name: string): RangeError =>
+  Options.invalid("Client.make", "group", "without a method whose name is also a prefix of another's", name)
+
+const schemasOf = (rpc: Rpc.AnyWithProps): Reply.Schemas => {
+  const compile = (schema: Schema.Top) => BodyCodec.json.compile(schema as Schema.Codec<unknown, unknown>)
+  return {
+    payload: compile(rpc.payloadSchema),
+    success: compile(rpc.successSchema),
+    error: compile(Contract.errorSchema(rpc))
+  }
+}
+
+const formatIssue = SchemaIssue.makeFormatterDefault()
+
+/** Encoding checks the value, so making it need not. */
+const unchecked = { disableChecks: true }
+
+const constructor = (rpc: Rpc.AnyWithProps): Callable["construct"] => {
+  const schema = rpc.payloadSchema as Schema.Codec<unknown, unknown>
+  return (payload) => {
+    const made = Effect.runSyncExit(schema.makeEffect(payload, unchecked))
+    if (Exit.isSuccess(made)) return Result.succeed(made.value)
+    return Result.fail(Option.match(Cause.findErrorOption(made.cause), {
+      onNone: () => Cause.pretty(made.cause),
+      onSome: formatIssue
+    }))
+  }
+}
+
+type InvalidRequest = CallError.CallError<CallError.InvalidRequest>
+const invalid = (target: string, detail: string): Effect.Effect<never, InvalidRequest> =>
+  CallError.fail({ _tag: "InvalidRequest", target, detail, sent: "no" })
+
+/** One call: everything from the payload to the answer. */
+const call = (
+  shared: Shared,
+  callable: Callable,
+  payload: unknown,
+  options: CallOptions = noOptions
+): Effect.Effect<unknown, unknown> =>
+  Effect.withFiber((fiber) => {
+    const { method, stack } = callable
+    const made = callable.construct(payload)
+    if (Result.isFailure(made)) return invalid(method.name, made.failure)
+    const body = callable.schemas.payload.encode(made.success)
+    if (Result.isFailure(body)) return invalid(method.name, body.failure)
+
+    const ambient = fiber.getRef(CallContext.Current)
+    const startedAt = Timer.now(fiber)
+    const limit = options.deadline ?? method.defaultDeadline ?? shared.defaultDeadline
+    const context: CallContext.CallContext = {
+      name: method.name,
+      key: ambient.key,
+      idempotent: method.idempotent,
+      idempotencyKey: options.idempotencyKey ?? method.keyOf?.(made.success),
+      criticality: options.criticality ?? method.criticality ?? ambient.criticality,
+      deadline: Deadline.combine(ambient.deadline, Deadline.after(startedAt, limit)),
+      attempt: 1,
+      hedge: false,
+      insideRetry: false,
+      trace: ambient.trace,
+      headers: options.headers ?? noHeaders,
+      classify: method.classify
+    }
+    const attempt = Effect.withFiber((current) => {
+      const now = current.getRef(CallContext.Current)
+      return shared.balancer.run(callable.level, (endpoint) => send(current, callable, endpoint, now, body.success))
+    })
+    const guarded = Timeout.withDeadlineAt(stack.call.run(stack.attempt.run(attempt)), context.deadline)
+    const answered = Outcome.isIdempotent(context) ? guarded : Effect.mapError(guarded, unknownOutcome(context))
+    const receiver = CallEvent.receiverOf(fiber)
+    const observed = receiver === undefined ? answered : observe(receiver, fiber, answered, context, startedAt)
+    return Effect.provideService(observed, CallContext.Current, context)
+  })
+
+const noHeaders: Readonly<Record<string, string>> = {}
+const noOptions: CallOptions = {}
+
+/** A call that must not be sent twice, was written, and got no answer: nobody knows whether it happened. */
+const unknownOutcome = (call: CallContext.CallContext) => (error: unknown): unknown => {
+  if (!CallError.isCallError(error)) return error
+  const { reason } = error
+  const silent = reason._tag === "ConnectionLost" || reason._tag === "AttemptTimeout"
+  if (!silent || reason.sent === "no") return error
+  return new CallError.CallError({ _tag: "OutcomeUnknown", method: call.name, last: error, sent: "maybe" })
+}
+
+/** One attempt at one endpoint. */
+const send = (
+  fiber: Fiber.Fiber<unknown, unknown>,
+  callable: Callable,
+  endpoint: Endpoint,
+  call: CallContext.CallContext,
+  body: Uint8Array
+): Effect.Effect<unknown, unknown> => {
+  const on = (session: Session, trace: CallContext.TraceContext | undefined) => {
+    const request: Frame.Request = {
+      method: call.name,
+      codec: BodyCodec.json.id,
+      body,
+      deadline: call.deadline,
+      attempt: call.attempt,
+      hedge: call.hedge,
+      idempotent: Outcome.isIdempotent(call),
+      criticality: call.criticality,
+      idempotencyKey: call.idempotencyKey,
+      trace,
+      headers: call.headers
+    }
+    return Effect.flatMap(
+      session.send(request),
+      (response) => Reply.read(response, call.name, endpoint.address, callable.schemas)
+    )
+  }
+  const attempt = (trace: CallContext.TraceContext | undefined): Effect.Effect<unknown, unknown> => {
+    const { current } = endpoint.connection
+    return current === undefined
+      ? Effect.flatMap(endpoint.connection.acquire, (session) => on(session, trace))
+      : on(current, trace)
+  }
+  const receiver = CallEvent.receiverOf(fiber)
+  if (receiver === undefined) return attempt(call.trace)
+  const startedAt = Timer.now(fiber)
+  const { address } = endpoint
+  receiver.event({ _tag: "AttemptStarted", call, endpoint: address, atMillis: startedAt })
+  const around = receiver.aroundAttempt === undefined
+    ? attempt(call.trace)
+    : receiver.aroundAttempt(attempt, call, address)
+  return Effect.onExitPrimitive(around, (exit) => {
+    const atMillis = Timer.now(fiber)
+    receiver.event({
+      _tag: "AttemptEnded",
+      call,
+      endpoint: address,
+      outcome: Outcome.ofExit(exit, call),
+      error: errorOf(exit),
+      durationMillis: atMillis - startedAt,
+      atMillis
+    })
+    return undefined
+  })
+}
+
+/** The error of an exit, for events. */
+const errorOf = (exit: Exit.Exit<unknown, unknown>): unknown =>
+  Exit.isSuccess(exit) ? undefined : Cause.squash(exit.cause)
+
+/** Tells the receiver of the call, around everything. */
+const observe = (
+  receiver: CallEvent.Receiver,
+  fiber: Fiber.Fiber<unknown, unknown>,
+  self: Effect.Effect<unknown, unknown>,
+  call: CallContext.CallContext,
+  startedAt: number
+): Effect.Effect<unknown, unknown> => {
+  let attempts = 0
+  const counting: CallEvent.Receiver = {
+    ...receiver,
+    event: (event) => {
+      if (event._tag === "AttemptStarted") attempts = Math.max(attempts, event.call.attempt)
+      receiver.event(event)
+    }
+  }
+  receiver.event({ _tag: "CallStarted", call, atMillis: startedAt })
+  const counted = Effect.provideService(self, CallEvent.CurrentReceiver, counting)
+  const around = receiver.aroundCall === undefined ? counted : receiver.aroundCall(counted, call)
+  return Effect.onExitPrimitive(around, (exit) => {
+    const atMillis = Timer.now(fiber)
+    receiver.event({
+      _tag: "CallEnded",
+      call,
+      attempts,
+      outcome: Outcome.ofExit(exit, call),
+      error: errorOf(exit),
+      durationMillis: atMillis - startedAt,
+      atMillis
+    })
+    return undefined
+  })
+}

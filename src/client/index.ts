@@ -1,0 +1,3 @@
+/** Typed methods from a contract, and the order of what happens to a call. */
+export * as Client from "./Client.ts"
+export * as ClientStack from "./ClientStack.ts"
