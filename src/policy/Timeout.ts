@@ -8,7 +8,8 @@
  *
  * When time is up the caller is answered within one timer tick, even if the work
  * ignores its interruption. The work is interrupted, not awaited, and whatever
- * it holds is released when it ends. An interrupt of the caller is different: it
+ * it holds is released when it ends, the permit of a bulkhead outside included.
+ * An interrupt of the caller is different: it
  * is passed on, and the caller waits for the work's finalizers as it would
  * without a timeout.
  *
@@ -24,6 +25,7 @@ import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import { dual } from "effect/Function"
 import * as Option from "effect/Option"
+import * as Stream from "effect/Stream"
 import * as CallContext from "../contract/CallContext.ts"
 import * as CallError from "../contract/CallError.ts"
 import * as CallEvent from "../contract/CallEvent.ts"
@@ -61,7 +63,7 @@ export const make = (options: TimeoutOptions): Effect.Effect<Timeout> =>
     const { name = "Timeout" } = options
     const timeoutMillis = Options.millis("Timeout.make", "timeout", options.timeout)
     const expired = (millis: number) => () =>
-      CallError.fail({ _tag: "AttemptTimeout", policy: name, timeoutMillis: millis, sent: "maybe" })
+      new CallError.CallError({ _tag: "AttemptTimeout", policy: name, timeoutMillis: millis, sent: "maybe" })
     const ownExpired = expired(timeoutMillis)
     return Policy.make<
       CallError.CallError<CallError.AttemptTimeout>,
@@ -78,17 +80,13 @@ export const make = (options: TimeoutOptions): Effect.Effect<Timeout> =>
             const start = Timer.now(fiber)
             const own = start + timeoutMillis
             const { deadline } = fiber.getRef(CallContext.Current)
-            return own <= deadline
-              ? Guard.answerBy(fiber, contextOf<R>(fiber), self, own, "attemptTimeout", ownExpired, resume)
-              : Guard.answerBy(
-                fiber,
-                contextOf<R>(fiber),
-                self,
-                deadline,
-                "deadline",
-                expired(Math.max(0, deadline - start)),
-                resume
-              )
+            if (own <= deadline) {
+              return Guard.answerBy(fiber, contextOf<R>(fiber), self, own, "attemptTimeout", ownExpired, resume)
+            }
+            // The guard outside interrupts this very fiber: there is nothing left to time.
+            if (Progress.isGuarded(fiber, deadline)) return resume(self)
+            const had = expired(Math.max(0, deadline - start))
+            return Guard.answerBy(fiber, contextOf<R>(fiber), self, deadline, "deadline", had, resume)
           })
       },
       { timeoutMillis }
@@ -181,10 +179,12 @@ const guardCall = <A, E, R>(
     })
     return resume(CallError.fail({ _tag: "DeadlineExceeded", method: call.name, elapsedMillis: 0, sent: "no" }))
   }
-  const progress: Progress.Progress = { last: undefined }
+  // The guard outside answers no later.
+  if (Progress.isGuarded(fiber, deadline)) return resume(self)
+  const progress: Progress.Progress = { deadline, last: undefined }
   const context = Context.add(Context.add(contextOf<R>(fiber), CallContext.Current, call), Progress.Current, progress)
   const expired = () =>
-    CallError.fail({
+    new CallError.CallError({
       _tag: "DeadlineExceeded",
       method: call.name,
       elapsedMillis: Timer.now(fiber) - now,
@@ -192,4 +192,95 @@ const guardCall = <A, E, R>(
       last: progress.last
     })
   return Guard.answerBy(fiber, context, self, deadline, "deadline", expired, resume)
+}
+
+export interface StreamOptions {
+  /** Longest wait for the first item. Default `idle`. */
+  readonly firstItem?: Duration.Input | undefined
+  /** Longest wait for each further item; every item starts it anew. Default: none. */
+  readonly idle?: Duration.Input | undefined
+  /** Longest the stream may take in all, however busy it is. Default: none. */
+  readonly max?: Duration.Input | undefined
+  /** Name in errors, followed by which of the three it was. Default `"Timeout"`. */
+  readonly name?: string | undefined
+}
+
+/** How a stream ends that took too long. */
+export type StreamError = CallError.CallError<CallError.AttemptTimeout | CallError.DeadlineExceeded>
+
+/**
+ * Ends a stream that is silent for too long, or too long altogether.
+ *
+ * Only waiting for the stream counts against `firstItem` and `idle`, not what
+ * the consumer does with an item. Fails with `AttemptTimeout`, or with
+ * `DeadlineExceeded` at the deadline of the call that runs it. Interrupts what
+ * the stream waits for and does not await it; the stream's own finalizers run
+ * as at any end of a stream.
+ *
+ * Dies with a `RangeError` when run if a duration is not positive and finite, or
+ * none is given.
+ */
+export const stream: {
+  (options: StreamOptions): <A, E, R>(self: Stream.Stream<A, E, R>) => Stream.Stream<A, E | StreamError, R>
+  <A, E, R>(self: Stream.Stream<A, E, R>, options: StreamOptions): Stream.Stream<A, E | StreamError, R>
+} = dual(
+  2,
+  <A, E, R>(self: Stream.Stream<A, E, R>, options: StreamOptions): Stream.Stream<A, E | StreamError, R> =>
+    Stream.transformPull(self, (pull) =>
+      Effect.withFiber((fiber) => {
+        const { firstItem = options.idle, idle, max, name = "Timeout" } = options
+        const where = "Timeout.stream"
+        Options.check(
+          firstItem !== undefined || max !== undefined,
+          where,
+          "options",
+          "a firstItem, idle or max",
+          "none"
+        )
+        const call = fiber.getRef(CallContext.Current)
+        const start = Timer.now(fiber)
+        const limit = (field: string, duration: Duration.Input | undefined): Limit => {
+          const timeoutMillis = duration === undefined ? Infinity : Options.millis(where, field, duration)
+          const reason = { _tag: "AttemptTimeout", policy: `${name} (${field})`, timeoutMillis, sent: "maybe" } as const
+          return { millis: timeoutMillis, interrupt: "attemptTimeout", reason: () => reason }
+        }
+        const whole: Limit = {
+          millis: call.deadline - start,
+          interrupt: "deadline",
+          reason: (elapsedMillis) => ({ _tag: "DeadlineExceeded", method: call.name, elapsedMillis, sent: "maybe" })
+        }
+        const atMost = limit("max", max)
+        const end = atMost.millis <= whole.millis ? atMost : whole
+        let waiting = limit("firstItem", firstItem)
+        const silent = limit("idle", idle)
+        return Effect.succeed(Effect.callback((resume) => {
+          const fiber = Guard.currentFiber()
+          const now = Timer.now(fiber)
+          const silentAt = now + waiting.millis
+          const endAt = start + end.millis
+          const first = silentAt <= endAt ? waiting : end
+          const expired = (): StreamError => new CallError.CallError(first.reason(Timer.now(fiber) - start))
+          // A consumer that came back too late gets no further item, however fast it would be.
+          if (now >= endAt) return resume(Effect.fail(expired()))
+          return Guard.answerBy(
+            fiber,
+            fiber.context,
+            pull,
+            Math.min(silentAt, endAt),
+            first.interrupt,
+            expired,
+            (answer) => {
+              waiting = silent
+              resume(answer)
+            }
+          )
+        }))
+      }))
+)
+
+/** One of the ways in which a stream can take too long. */
+interface Limit {
+  readonly millis: number
+  readonly interrupt: "attemptTimeout" | "deadline"
+  readonly reason: (elapsedMillis: number) => CallError.AttemptTimeout | CallError.DeadlineExceeded
 }

@@ -4,18 +4,20 @@
  *
  * `Effect.timeout` waits for the loser: around uninterruptible work of 400 ms a
  * timeout of 50 ms answers after 400. Here the loser is interrupted and left to
- * itself. What it holds it releases when it ends, since it sees every policy
- * inside it as if nobody had left.
+ * itself. A permit taken inside is released when the work ends, as if nobody had
+ * left; a permit taken outside asks `whenOver`.
  *
  * The fiber starts at once in the same step, so work that never suspends needs
  * no timer. It has the context of the caller, and like a child of
  * `Effect.timeout` it may be interrupted even where the caller may not: an
  * abandoned acquisition must not go on and acquire.
  */
+import * as Cause from "effect/Cause"
 import type * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Fiber from "effect/Fiber"
+import * as CallError from "../../contract/CallError.ts"
 import * as Interruption from "../../contract/Interruption.ts"
 import * as Timer from "../../contract/Timer.ts"
 
@@ -29,21 +31,24 @@ const reasonOfInterrupt: Effect.Effect<Interruption.Reason> = Effect.map(
   (exit) => Exit.isFailure(exit) ? Interruption.fromCause(exit.cause) ?? "caller" : "caller"
 )
 
+/** The work that goes on behind an error, which is all that a policy further out gets to see of it. */
+const leftBehind = new WeakMap<CallError.CallError, Fiber.Fiber<unknown, unknown>>()
+
 /**
  * The body of an `Effect.callback` that answers with the exit of `self`, or at
- * `at` with `expired()`.
+ * `at` with the error `expired()`.
  *
  * An interrupt of the caller is passed on with its reason, and is over when
  * `self` is. There is no step between starting `self` and installing that: the
  * callback returns what cancels it.
  */
-export const answerBy = <A, E, R, E2>(
+export const answerBy = <A, E, R, E2 extends CallError.CallError>(
   fiber: Fiber.Fiber<unknown, unknown>,
   context: Context.Context<R>,
   self: Effect.Effect<A, E, R>,
   at: number,
   reason: Interruption.Reason,
-  expired: () => Effect.Effect<never, E2>,
+  expired: () => E2,
   resume: (answer: Effect.Effect<A, E | E2>) => void
 ): Effect.Effect<void> | void => {
   const worker = Effect.runForkWith(context)(self)
@@ -54,7 +59,9 @@ export const answerBy = <A, E, R, E2>(
     // Before the interrupt: a worker that ends on it at once must not answer.
     answered = true
     worker.interruptUnsafe(fiber.id, Interruption.annotations[reason])
-    resume(expired())
+    const error = expired()
+    if (worker.pollUnsafe() === undefined) leftBehind.set(error, worker)
+    resume(Effect.fail(error))
   })
   worker.addObserver((exit) => {
     if (answered) return
@@ -66,4 +73,24 @@ export const answerBy = <A, E, R, E2>(
     worker.interruptUnsafe(fiber.id, Interruption.annotations[reason])
     return Effect.asVoid(Fiber.await(worker))
   })
+}
+
+/**
+ * Calls `release` once nothing works any more behind a failure: now, or when the
+ * work ends that a timeout inside has left to itself.
+ *
+ * A limit on what is in flight has to count that work: to the endpoint it makes
+ * no difference that its caller has been answered.
+ */
+export const whenOver = (cause: Cause.Cause<unknown>, release: () => void): void => {
+  for (const reason of cause.reasons) {
+    const worker = Cause.isFailReason(reason) ? workerBehind(reason.error) : undefined
+    if (worker !== undefined) return void worker.addObserver(release)
+  }
+  release()
+}
+
+const workerBehind = (error: unknown): Fiber.Fiber<unknown, unknown> | undefined => {
+  if (!CallError.isCallError(error)) return undefined
+  return leftBehind.get(error) ?? ("last" in error.reason ? workerBehind(error.reason.last) : undefined)
 }

@@ -6,8 +6,11 @@
  */
 import * as Context from "effect/Context"
 import type * as Fiber from "effect/Fiber"
+import type * as Deadline from "../../contract/Deadline.ts"
 
 export interface Progress {
+  /** When the guard answers, whatever happens inside it. */
+  readonly deadline: Deadline.Deadline
   /** The last attempt's error; `undefined` while none has failed. */
   last: unknown
 }
@@ -21,4 +24,10 @@ export const Current = Context.Reference<Progress | undefined>("holdfast/policy/
 export const failed = (fiber: Fiber.Fiber<unknown, unknown>, error: unknown): void => {
   const progress = fiber.getRef(Current)
   if (progress !== undefined) progress.last = error
+}
+
+/** Whether a guard outside answers at a deadline, or before. */
+export const isGuarded = (fiber: Fiber.Fiber<unknown, unknown>, deadline: Deadline.Deadline): boolean => {
+  const progress = fiber.getRef(Current)
+  return progress !== undefined && progress.deadline <= deadline
 }
