@@ -22,6 +22,7 @@
  * A folder alone is a subpath: `import { Retry } from "holdfast/policy"`.
  */
 export * from "./contract/index.ts"
+export * from "./client/index.ts"
 export * from "./policy/index.ts"
 export * from "./balancer/index.ts"
 export * from "./transport/index.ts"

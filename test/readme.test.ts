@@ -1,0 +1,90 @@
+/**
+ * What the documents say, checked: every block of TypeScript in the README is a
+ * file under `test/example/`, character by character, and every example runs
+ * and gives what the README says it gives. Links lead somewhere, and commands
+ * exist.
+ */
+import { assert, describe, it } from "@effect/vitest"
+import { Effect, Fiber } from "effect"
+import { TestClock } from "effect/testing"
+import { CallError } from "holdfast"
+import * as Fs from "node:fs"
+import * as Path from "node:path"
+import { greeting } from "./example/client.ts"
+import { User, UserNotFound } from "./example/contract.ts"
+import { describe as describeUser } from "./example/errors.ts"
+import { makeGuard } from "./example/policy.ts"
+
+const root = Path.resolve(import.meta.dirname, "..")
+const read = (path: string) => Fs.readFileSync(Path.join(root, path), "utf8")
+const readme = read("README.md")
+const examples = Fs.readdirSync(Path.join(root, "test/example")).filter((file) => file.endsWith(".ts"))
+
+describe("README", () => {
+  it("quotes every example word for word, and no other code", () => {
+    const quoted = [...readme.matchAll(/<!-- test\/example\/(\S+) -->\n```ts\n([\s\S]*?)```/g)]
+    for (const [, file, block] of quoted) assert.strictEqual(block, read(`test/example/${file}`), file)
+    assert.deepStrictEqual(quoted.map(([, file]) => file).toSorted(), examples.toSorted())
+    assert.lengthOf(readme.match(/^```ts/gm) ?? [], quoted.length)
+  })
+
+  it("names only commands that package.json has", () => {
+    const { scripts } = JSON.parse(read("package.json"))
+    const named = [
+      ...readme.matchAll(/\bnpm (?:run )?([a-z]+)/g),
+      ...read("CONTRIBUTING.md").matchAll(/\bnpm (?:run )?([a-z]+)/g)
+    ]
+      .map((match) => match[1]!)
+      .filter((name) => !["install", "exec", "ci", "itself", "run"].includes(name))
+    assert.deepStrictEqual(named.filter((name) => scripts[name] === undefined), [])
+  })
+
+  it("and its neighbours link to files that exist", () => {
+    const documents = ["", "docs", "docs/decisions"].flatMap((folder) =>
+      Fs.readdirSync(Path.join(root, folder)).filter((file) => file.endsWith(".md")).map((file) =>
+        Path.join(folder, file)
+      )
+    )
+    const dead = documents.flatMap((document) =>
+      [...read(document).matchAll(/\]\((?!https?:)([^)#]+)(?:#[^)]*)?\)/g)]
+        .map((match) => match[1]!)
+        .filter((target) => !Fs.existsSync(Path.join(root, Path.dirname(document), target)))
+        .map((target) => `${document}: ${target}`)
+    )
+    assert.deepStrictEqual(dead, [])
+  })
+
+  it.live("calls two servers over TCP and gets the user's name", () =>
+    Effect.gen(function*() {
+      assert.strictEqual(yield* greeting, "Hello Ada")
+    }))
+
+  it.effect("tells a page what became of a call", () =>
+    Effect.gen(function*() {
+      const noEndpoint = CallError.fail({ _tag: "NoEndpoint", target: "users", detail: "none", sent: "no" })
+      const lost = CallError.fail({ _tag: "ConnectionLost", target: "users", detail: "reset", sent: "maybe" })
+      assert.strictEqual(yield* describeUser(Effect.succeed(new User({ id: 1001, name: "Ada" }))), "Ada")
+      assert.strictEqual(yield* describeUser(Effect.fail(new UserNotFound({ id: 7 }))), "there is no user 7")
+      assert.strictEqual(yield* describeUser(noEndpoint), "users is down, come back later")
+      assert.strictEqual(
+        yield* describeUser(lost),
+        "no answer: users: connection lost after the request was written: reset"
+      )
+    }))
+
+  it.effect("asks again when the first attempt hangs, and only within the deadline", () =>
+    Effect.gen(function*() {
+      const guard = yield* makeGuard
+      let sent = 0
+      const search = Effect.suspend(() => ++sent === 1 ? Effect.never : Effect.succeed("found"))
+      const found = yield* Effect.forkChild(guard(search))
+      yield* TestClock.adjust("2 seconds")
+      assert.strictEqual(yield* Fiber.join(found), "found")
+      assert.strictEqual(sent, 2)
+
+      const silent = yield* Effect.forkChild(Effect.flip(guard(Effect.never)))
+      yield* TestClock.adjust("2 seconds")
+      const { reason } = yield* Fiber.join(silent)
+      assert.include(["DeadlineExceeded", "RetriesExhausted"], reason._tag)
+    }))
+})
