@@ -17,6 +17,7 @@ import { dual, identity } from "effect/Function"
 import { type Pipeable, pipeArguments } from "effect/Pipeable"
 import type { Contravariant, Covariant } from "effect/Types"
 import type * as CallError from "../contract/CallError.ts"
+import * as Options from "../contract/Options.ts"
 
 const TypeId = "~holdfast/policy/Policy"
 const SubstituteTypeId = "~holdfast/policy/Policy/Substitute"
@@ -49,6 +50,11 @@ export interface Policy<out E = never, out R = never> extends Pipeable {
 /** A policy that fits one slot only. */
 export interface OfKind<K extends Kind, out E = never, out R = never> extends Policy<E, R> {
   readonly kind: K
+}
+
+/** A retry loop that can take hedges into its counter, as `Retry.make` makes. */
+export interface RetryLoop<out E = never, out R = never> extends OfKind<"retry", E, R> {
+  hedged?(hedge: OfKind<"hedge", any, any>): OfKind<"retry", E, R>
 }
 
 /** Where the compiler reads a substitute's types from. */
@@ -186,7 +192,9 @@ export interface Slots {
   /** Outside everything that sends, counts or limits: a hit costs no attempt, no permit and no breaker's statistics. */
   readonly cache?: AnySubstitute<"cache"> | undefined
   /** Outside everything that retries: attempts are counted once, and each passes everything below. */
-  readonly retry?: OfKind<"retry", any, any> | undefined
+  readonly retry?: RetryLoop<any, any> | undefined
+  /** In the same place, and beside a retry in its loop: two loops would multiply attempts and count them apart. */
+  readonly hedge?: OfKind<"hedge", any, any> | undefined
   /** Inside the loop: the other side counts attempts, so must we. */
   readonly rateLimiter?: OfKind<"rateLimiter", any, any> | undefined
   readonly adaptiveThrottle?: OfKind<"adaptiveThrottle", any, any> | undefined
@@ -204,6 +212,7 @@ export const order = [
   "fallback",
   "cache",
   "retry",
+  "hedge",
   "rateLimiter",
   "adaptiveThrottle",
   "circuitBreaker",
@@ -254,10 +263,23 @@ export type Stack<S extends Slots> = [Exclude<At<S, "fallback"> | At<S, "cache">
     StackServices<S>
   >
 
-/** Policies in the order above, as one policy. Its name prints the order: `retry > breaker > timeout`. */
+/** One loop for both, where there are both. */
+const inOneLoop = (slots: Slots): Slots => {
+  const { hedge, retry } = slots
+  if (retry === undefined || hedge === undefined) return slots
+  if (retry.hedged === undefined) throw Options.invalid("Policy.stack", "retry", "a loop that takes hedges", retry.name)
+  return { ...slots, retry: retry.hedged(hedge), hedge: undefined }
+}
+
+/**
+ * Policies in the order above, as one policy. Its name prints the order: `retry > breaker > timeout`.
+ *
+ * Throws a `RangeError` when the retry cannot take the hedge into its loop.
+ */
 export const stack = <const S extends Slots>(slots: S): Stack<S> => {
+  const looped = inOneLoop(slots)
   const policies: ReadonlyArray<{ readonly name: string; readonly run: Policy<any, any>["run"] }> = order
-    .flatMap((slot) => slots[slot] ?? [])
+    .flatMap((slot) => looped[slot] ?? [])
   return Object.assign(Object.create(StackProto), {
     name: policies.map((policy) => policy.name).join(" > "),
     kind: "stack",

@@ -2,3 +2,7 @@
 export * as Policy from "./Policy.ts"
 export * as CircuitBreaker from "./CircuitBreaker.ts"
 export * as Timeout from "./Timeout.ts"
+export * as Backoff from "./Backoff.ts"
+export * as Hedge from "./Hedge.ts"
+export * as Retry from "./Retry.ts"
+export * as RetryBudget from "./RetryBudget.ts"
