@@ -28,13 +28,10 @@ import type * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import type { Level } from "../balancer/Endpoint.ts"
 import type * as CallError from "../contract/CallError.ts"
-import * as AdaptiveLimiter from "../policy/AdaptiveLimiter.ts"
 import * as AdaptiveThrottle from "../policy/AdaptiveThrottle.ts"
-import * as Bulkhead from "../policy/Bulkhead.ts"
 import * as CircuitBreaker from "../policy/CircuitBreaker.ts"
 import * as Hedge from "../policy/Hedge.ts"
 import * as Policy from "../policy/Policy.ts"
-import * as RateLimiter from "../policy/RateLimiter.ts"
 import * as Retry from "../policy/Retry.ts"
 import * as RetryBudget from "../policy/RetryBudget.ts"
 import * as Timeout from "../policy/Timeout.ts"
@@ -46,12 +43,9 @@ export interface Options {
   /** Default: 3 attempts, decorrelated backoff, a budget of the target's own. */
   readonly retry?: Unnamed<Retry.RetryOptions> | false | undefined
   readonly hedge?: Unnamed<Hedge.HedgeOptions> | undefined
-  readonly rateLimiter?: Unnamed<RateLimiter.RateLimiterOptions> | undefined
   readonly adaptiveThrottle?: Unnamed<AdaptiveThrottle.AdaptiveThrottleOptions> | undefined
   /** Default: `CircuitBreaker`'s own conditions. */
   readonly circuitBreaker?: Unnamed<CircuitBreaker.CircuitBreakerOptions> | false | undefined
-  readonly bulkhead?: Unnamed<Bulkhead.BulkheadOptions> | undefined
-  readonly adaptiveLimiter?: Unnamed<AdaptiveLimiter.AdaptiveLimiterOptions> | undefined
   /** Longest one attempt may take. Default 2 seconds, so that three of them and their backoff fit a deadline of 10. */
   readonly timeout?: Duration.Input | false | undefined
 }
@@ -110,7 +104,6 @@ export const make = (
       calls.push({
         call: yield* callPolicy(target, level, budget),
         attempt: Policy.stack({
-          rateLimiter: yield* shared(level.rateLimiter, (slot) => RateLimiter.make({ ...slot, name: target })),
           adaptiveThrottle: yield* shared(
             level.adaptiveThrottle,
             (slot) => AdaptiveThrottle.make({ ...slot, name: target })
@@ -169,8 +162,6 @@ const endpointLevel = (name: string, level: Options, shared: ReturnType<typeof m
       : yield* shared(level.circuitBreaker ?? defaultBreaker, (slot) => CircuitBreaker.make({ ...slot, name }))
     const policy = Policy.stack({
       circuitBreaker,
-      bulkhead: yield* shared(level.bulkhead, (slot) => Bulkhead.make({ ...slot, name })),
-      adaptiveLimiter: yield* shared(level.adaptiveLimiter, (slot) => AdaptiveLimiter.make({ ...slot, name })),
       timeout: level.timeout === false
         ? undefined
         : yield* Timeout.make({ timeout: level.timeout ?? defaultTimeout, name })
