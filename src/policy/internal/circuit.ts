@@ -126,8 +126,8 @@ export interface Disabled extends State {
 export interface MetricsOnly extends State, Counted {
   readonly _tag: "MetricsOnly"
   readonly resume: Closed | Open
-  /** Whether a condition holds at present: said once per excursion. */
-  exceeded: boolean
+  /** The condition that holds at present: said once per excursion. */
+  exceeded: string | undefined
 }
 
 export type Override = ForcedOpen | Disabled | MetricsOnly
@@ -377,10 +377,11 @@ export const retryAfter = (circuit: Circuit, now: number, options: Options): num
 }
 
 /**
- * Counts a call in place, and says why the circuit must open where it must.
+ * Counts a call in place, and says whether a condition may hold: then ask
+ * `condition`.
  *
- * `now` matters to a window by time and to a failure only: a caller whose window
- * is by calls need not read the clock for a success.
+ * For a success that was not slow, a caller whose window is by calls may pass any
+ * `now`, to save reading the clock.
  */
 export const count = (
   circuit: Closed | Recovering | MetricsOnly,
@@ -388,27 +389,41 @@ export const count = (
   slow: boolean,
   now: number,
   options: Options
-): string | undefined => {
-  circuit.window.add(failed, slow, now)
+): boolean => {
+  const { window } = circuit
+  window.add(failed, slow, now)
   if (failed) {
     const period = Math.floor((now - circuit.since) / options.resetEveryMillis)
     circuit.streak = period === circuit.period ? circuit.streak + 1 : 1
     circuit.period = period
-    if (circuit.streak >= options.consecutiveFailures) return `${circuit.streak} failures in a row`
   } else circuit.streak = 0
-  return exceeds(circuit.window, options)
+  return circuit.streak >= options.consecutiveFailures || (window.calls >= options.minimumCalls &&
+    (window.failures / window.calls >= options.failureRatio || window.slow / window.calls >= options.slowRatio))
 }
 
-const exceeds = ({ calls, failures, slow }: Window.Window, options: Options): string | undefined => {
+/** The condition that holds at `now`, in words. */
+export const condition = ({ streak, window }: Counted, now: number, options: Options): string | undefined => {
+  if (streak >= options.consecutiveFailures) return `${streak} failures in a row`
+  window.expire(now)
+  const { calls, failures, slow } = window
   if (calls < options.minimumCalls) return undefined
   if (failures / calls >= options.failureRatio) return `${failures} of ${calls} calls failed`
   return slow / calls >= options.slowRatio ? `${slow} of ${calls} calls were slow` : undefined
 }
 
+const countAndTell = (
+  circuit: Closed | Recovering | MetricsOnly,
+  failed: boolean,
+  slow: boolean,
+  now: number,
+  options: Options
+): string | undefined => count(circuit, failed, slow, now, options) ? condition(circuit, now, options) : undefined
+
 /**
- * Records how an admitted call ended. `hint` is how long the server asked us to
- * stay away in milliseconds, 0 for nothing. Answers with the same circuit where
- * nothing but counts has changed.
+ * Records how an admitted call ended, in a circuit that has elapsed and for
+ * which it is not late. `hint` is how long the server asked us to stay away in
+ * milliseconds, 0 for nothing. Answers with the same circuit where nothing but
+ * counts has changed.
  */
 export const record = (
   circuit: Circuit,
@@ -419,33 +434,31 @@ export const record = (
   now: number,
   options: Options
 ): Circuit => {
-  const current = elapse(circuit, now, options)
-  if (isLate(current, permit)) return current
-  switch (current._tag) {
+  switch (circuit._tag) {
     case "Closed":
-      return recordClosed(current, failed, slow, hint, now, options)
+      return recordClosed(circuit, failed, slow, hint, now, options)
     case "HalfOpen": {
       const next: HalfOpen = {
-        ...current,
-        held: current.held.filter((held) => held !== permit),
-        successes: current.successes + (failed ? 0 : 1),
-        failures: current.failures + (failed ? 1 : 0),
-        slow: current.slow + (slow ? 1 : 0)
+        ...circuit,
+        held: circuit.held.filter((held) => held !== permit),
+        successes: circuit.successes + (failed ? 0 : 1),
+        failures: circuit.failures + (failed ? 1 : 0),
+        slow: circuit.slow + (slow ? 1 : 0)
       }
       return hint > 0 ? reopen(next, hint, now, options) : settle(next, now, options)
     }
     case "Recovering": {
-      current.stepCalls++
-      if (failed) current.stepFailures++
-      if (slow) current.stepSlow++
-      const why = count(current, failed, slow, now, options)
-      return why !== undefined || hint > 0 ? open(current, why ?? whyAsked(hint), hint, now, options) : current
+      circuit.stepCalls++
+      if (failed) circuit.stepFailures++
+      if (slow) circuit.stepSlow++
+      const why = countAndTell(circuit, failed, slow, now, options)
+      return why !== undefined || hint > 0 ? open(circuit, why ?? whyAsked(hint), hint, now, options) : circuit
     }
     case "MetricsOnly":
-      current.exceeded = count(current, failed, slow, now, options) !== undefined
-      return current
+      circuit.exceeded = countAndTell(circuit, failed, slow, now, options)
+      return circuit
     default:
-      return current
+      return circuit
   }
 }
 
@@ -458,19 +471,17 @@ export const recordClosed = (
   now: number,
   options: Options
 ): Closed | Open => {
-  const why = count(circuit, failed, slow, now, options)
+  const why = countAndTell(circuit, failed, slow, now, options)
   if (why !== undefined) return open(circuit, why, hint, now, options)
   // One answer that says how long to stay away: that long, even where our own duration is longer.
   return hint > 0 ? openFor(circuit, askedMillis(hint, circuit.draw, options), whyAsked(hint), now) : circuit
 }
 
 /** Gives a permit back: the call says nothing about the endpoint. */
-export const release = (circuit: Circuit, permit: Permit, now: number, options: Options): Circuit => {
-  const current = elapse(circuit, now, options)
-  return current._tag === "HalfOpen" && current.held.includes(permit)
-    ? { ...current, held: current.held.filter((held) => held !== permit) }
-    : current
-}
+export const release = (circuit: Circuit, permit: Permit): Circuit =>
+  circuit._tag === "HalfOpen" && circuit.held.includes(permit)
+    ? { ...circuit, held: circuit.held.filter((held) => held !== permit) }
+    : circuit
 
 /** Whether a result comes too late to count: its state is over, or its lease ran out. */
 export const isLate = (circuit: Circuit, permit: Permit): boolean =>
@@ -499,7 +510,7 @@ export const override = (circuit: Circuit, tag: Override["_tag"], now: number, o
   const next = { ...after(circuit, now, "by hand"), resume }
   switch (tag) {
     case "MetricsOnly":
-      return { ...next, _tag: tag, ...counted(options), exceeded: false }
+      return { ...next, _tag: tag, ...counted(options), exceeded: undefined }
     default:
       return { ...next, _tag: tag }
   }
@@ -597,7 +608,7 @@ export const load = (
 }
 
 const aged = (cells: Window.Cells, passed: number): Window.Cells =>
-  cells.by === "calls" ? cells : {
+  cells.by === "calls" ? { ...cells, ageMillis: cells.ageMillis.map((age) => age + passed) } : {
     by: "time",
     buckets: cells.buckets.map((bucket) => ({ ...bucket, ageMillis: bucket.ageMillis + passed }))
   }

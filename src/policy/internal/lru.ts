@@ -1,33 +1,26 @@
 /**
  * Lists in order of use, whose nodes are what they order.
  *
- * A `Map` can keep this order by deleting and setting again, which with every
- * call is what makes a long-lived `Map` slow. Here a use is six assignments.
+ * A `Map` can keep this order by deleting and setting again, but doing so with
+ * every call is what makes a long-lived `Map` slow. Here a use is a few
+ * assignments.
  */
 
+/** A member of at most one list. */
 export interface Node {
-  list: List | undefined
+  list: Lru<any> | undefined
   older: Node | undefined
   newer: Node | undefined
 }
 
-export interface List {
-  oldest: Node | undefined
-  newest: Node | undefined
-}
-
-/** A list of nodes that are `A`. */
-export interface Lru<A extends Node> extends List {
+export interface Lru<A extends Node> {
+  /** What was used longest ago. */
   oldest: A | undefined
+  newest: A | undefined
 }
 
-/** The fields of a node that is in no list. */
-export const node: Node = { list: undefined, older: undefined, newer: undefined }
-
+/** An empty list. */
 export const make = <A extends Node>(): Lru<A> => ({ oldest: undefined, newest: undefined })
-
-/** What was used longest ago. */
-export const oldest = <A extends Node>(list: Lru<A>): A | undefined => list.oldest
 
 /** Takes a node out of its list. */
 export const remove = (node: Node): void => {
@@ -41,7 +34,7 @@ export const remove = (node: Node): void => {
 }
 
 /** Makes a node the newest of a list, out of the one it was in. */
-export const put = (list: List, node: Node): void => {
+export const put = <A extends Node>(list: Lru<A>, node: A): void => {
   if (list.newest === node) return
   remove(node)
   node.list = list

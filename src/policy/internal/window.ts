@@ -10,12 +10,15 @@
  * one monotonic clock.
  */
 
-/** What both windows can do. `calls`, `failures` and `slow` are the totals within the window, as of the last `add` or `expire`. */
+/** What both windows can do. `calls`, `failures` and `slow` are the totals, as of the last `add` or `expire`. */
 export interface Window {
   calls: number
   failures: number
   slow: number
-  /** Counts a call that ended at `now`. */
+  /**
+   * Counts a call that ended at `now`. A window by calls takes no notice of when
+   * a success ended, so that a caller need not read the clock for it.
+   */
   add(failed: boolean, slow: boolean, now: number): void
   /** Forgets what is too old at `now`. */
   expire(now: number): void
@@ -25,9 +28,12 @@ export interface Window {
   load(cells: Cells, now: number): void
 }
 
-/** A window as data. `calls`: 1 failed, 2 slow, 3 both, per call. `time`: a row per bucket that holds something. */
+/**
+ * A window as data. `calls`: 1 failed, 2 slow, 3 both, per call, with the age of
+ * what is not 0. `time`: a row per bucket that holds something.
+ */
 export type Cells =
-  | { readonly by: "calls"; readonly calls: ReadonlyArray<number> }
+  | { readonly by: "calls"; readonly calls: ReadonlyArray<number>; readonly ageMillis: ReadonlyArray<number> }
   | {
     readonly by: "time"
     readonly buckets: ReadonlyArray<{
@@ -39,33 +45,41 @@ export type Cells =
   }
 
 export type Shape =
-  | { readonly by: "calls"; readonly size: number }
+  | { readonly by: "calls"; readonly size: number; readonly maxAgeMillis: number }
   | { readonly by: "time"; readonly millis: number; readonly buckets: number }
 
 /** An empty window. */
 export const make = (shape: Shape): Window =>
-  shape.by === "calls" ? new CountWindow(shape.size) : new TimeWindow(shape.millis / shape.buckets, shape.buckets)
+  shape.by === "calls"
+    ? new CountWindow(shape.size, shape.maxAgeMillis)
+    : new TimeWindow(shape.millis / shape.buckets, shape.buckets)
 
-/** The last `size` calls: a ring of bits and its totals. */
+/**
+ * The last `size` calls: a ring of bits and its totals.
+ *
+ * A call that failed or was slow is forgotten at `maxAge`, and with it what came
+ * before. So the age of successes need not be known: one that no later failure
+ * dates stays, and can only make a ratio milder.
+ */
 export class CountWindow implements Window {
   calls = 0
   failures = 0
   slow = 0
   private readonly ring: Uint8Array
+  private readonly maxAge: number
+  /** When the calls that are not 0 ended. Made for the first of them. */
+  private times: Float64Array | undefined
   private next = 0
 
-  constructor(size: number) {
+  constructor(size: number, maxAge: number) {
     this.ring = new Uint8Array(size)
+    this.maxAge = maxAge
   }
 
-  add(failed: boolean, slow: boolean, _now: number): void {
+  add(failed: boolean, slow: boolean, now: number): void {
     const { next, ring } = this
-    if (this.calls < ring.length) this.calls++
-    else {
-      const evicted = ring[next]!
-      this.failures -= evicted & 1
-      this.slow -= evicted >> 1
-    }
+    if (this.calls === ring.length) this.drop(1)
+    this.calls++
     let cell = 0
     if (failed) {
       cell = 1
@@ -76,22 +90,55 @@ export class CountWindow implements Window {
       this.slow++
     }
     ring[next] = cell
+    if (cell !== 0) (this.times ??= new Float64Array(ring.length))[next] = now
     this.next = next + 1 === ring.length ? 0 : next + 1
   }
 
-  expire(_now: number): void {}
-
-  cells(): Cells {
-    const { calls, next, ring } = this
-    return {
-      by: "calls",
-      calls: Array.from({ length: calls }, (_, i) => ring[(next - calls + i + ring.length) % ring.length]!)
+  expire(now: number): void {
+    const { maxAge, times } = this
+    if (times === undefined || maxAge === Infinity) return
+    let passed = 0
+    for (let i = 0; i < this.calls; i++) {
+      const at = this.at(i)
+      if (this.ring[at] === 0) continue
+      if (now - times[at]! < maxAge) break
+      passed = i + 1
     }
+    this.drop(passed)
+  }
+
+  cells(now: number): Cells {
+    this.expire(now)
+    const places = Array.from({ length: this.calls }, (_, i) => this.at(i))
+    const calls = places.map((at) => this.ring[at]!)
+    const ageMillis = places.filter((at) => this.ring[at] !== 0).map((at) => Math.max(0, now - this.times![at]!))
+    return { by: "calls", calls, ageMillis }
   }
 
   load(cells: Cells, now: number): void {
     if (cells.by !== "calls") return
-    for (const cell of cells.calls) this.add((cell & 1) !== 0, (cell & 2) !== 0, now)
+    let aged = 0
+    for (const cell of cells.calls) {
+      const at = cell === 0 ? now : now - (cells.ageMillis[aged++] ?? 0)
+      this.add((cell & 1) !== 0, (cell & 2) !== 0, at)
+    }
+    this.expire(now)
+  }
+
+  /** Where the `i`th oldest call is. */
+  private at(i: number): number {
+    const { length } = this.ring
+    return (this.next - this.calls + i + length) % length
+  }
+
+  /** Forgets the oldest. */
+  private drop(count: number): void {
+    for (let i = 0; i < count; i++) {
+      const cell = this.ring[this.at(0)]!
+      this.failures -= cell & 1
+      this.slow -= cell >> 1
+      this.calls--
+    }
   }
 }
 
