@@ -19,9 +19,11 @@
  * wanting is retried like a failure of an idempotent call, but never becomes an
  * error: when nothing more may be sent, the last result is the answer.
  *
- * A `Retry` inside a `Retry` would multiply attempts, so the inner one notices,
- * warns once and sends once. With `allowNested` it loops; what ends it
- * (`RetriesExhausted`, `BudgetExhausted`) is final for the outer one.
+ * A `Retry` inside a `Retry` does not multiply attempts. How an inner loop ends is
+ * final for the outer one, and what the outer one repeats (with a budget, a hedge
+ * or `retryIf` its first attempt too) the inner one sends once. The one that
+ * notices warns, the first time that anybody looks. `allowNested` lets the inner
+ * one loop in every attempt, and silences the outer one.
  *
  * What it does not do: pick another endpoint when one rejects locally or a
  * request provably never left, which costs no attempt, is the client's business.
@@ -230,51 +232,76 @@ const firstContext = () => {
   }
 }
 
+/** Tells a receiver of something once per policy: the first time that anybody looks. */
+const teller = (policy: string) => {
+  let told = false
+  return (fiber: Fiber.Fiber<unknown, unknown>, call: CallContext.CallContext, why: string): void => {
+    const receiver = told ? undefined : CallEvent.receiverOf(fiber)
+    if (receiver === undefined) return
+    told = true
+    receiver.event({ _tag: "Warning", policy, why: `${call.name} ${why}`, atMillis: Timer.now(fiber) })
+  }
+}
+
 const runner = <RS>(
   plan: Plan<RS>
-): <A, E, R>(self: Effect.Effect<A, E, R>) => Effect.Effect<A, E | RetryError, R | RS> => {
-  const { budget, hedge } = plan
-  const inFirst = firstContext()
-  const warnOnce = (() => {
-    const warned = new Set<string>()
-    return (fiber: Fiber.Fiber<unknown, unknown>, kind: string, why: () => string): void => {
-      const receiver = CallEvent.receiverOf(fiber)
-      if (receiver === undefined || warned.has(kind)) return
-      warned.add(kind)
-      receiver.event({ _tag: "Warning", policy: plan.name, why: why(), atMillis: Timer.now(fiber) })
-    }
-  })()
-  const simple = budget === undefined && plan.retryIf === undefined && hedge === undefined
+): <A, E, R>(self: Effect.Effect<A, E, R>) => Effect.Effect<A, E | RetryError, R | RS> =>
+  plan.budget === undefined && plan.retryIf === undefined && plan.hedge === undefined
+    ? failuresOnly(plan)
+    : everything(plan)
 
+/**
+ * The loop that has nothing to do with a success: it costs a clock read and a frame. What is inside is not told that a
+ * loop surrounds it before the second attempt, because a frame that restores the context costs more than the rest; how
+ * an inner loop ends is final for this one anyway.
+ */
+const failuresOnly = <RS>(plan: Plan<RS>) => {
+  const passes = passer(plan)
+  const tell = teller(plan.name)
+  const hasLoopInside = (
+    fiber: Fiber.Fiber<unknown, unknown>,
+    call: CallContext.CallContext,
+    cause: Cause.Cause<unknown>
+  ): boolean => {
+    const error = errorOf(cause)
+    if (plan.allowNested || !CallError.isCallError(error)) return false
+    const { _tag } = error.reason
+    if (_tag !== "RetriesExhausted" && _tag !== "BudgetExhausted") return false
+    tell(fiber, call, "has a retry loop inside this one, and is not sent again")
+    return true
+  }
+  return <A, E, R>(self: Effect.Effect<A, E, R>) =>
+    Effect.withFiber<A, E | RetryError, R | RS>((fiber) => {
+      const startedAt = Timer.now(fiber)
+      return Effect.catchCause(self, (cause) => {
+        const call = fiber.getRef(CallContext.Current)
+        if (passes(fiber, call) || hasLoopInside(fiber, call, cause)) return Effect.failCause(cause)
+        return new Loop(plan, self, fiber, call, startedAt, 1).failed(cause)
+      })
+    })
+}
+
+const everything = <RS>(plan: Plan<RS>) => {
+  const { budget, hedge, retryIf } = plan
+  const passes = passer(plan)
+  const inFirst = firstContext()
+  const tellUnhedged = teller(plan.name)
   return <A, E, R>(self: Effect.Effect<A, E, R>) => {
     const first: Effect.Effect<A, E, R> = Effect.updateContext(self, inFirst as never)
     return Effect.withFiber<A, E | RetryError, R | RS>((fiber) => {
       const call = fiber.getRef(CallContext.Current)
-      if (call.insideRetry && !plan.allowNested) {
-        warnOnce(
-          fiber,
-          "nested",
-          () => `${call.name} is already inside a retry loop: this one sends it once, and says so once`
-        )
-        return self
-      }
-      // The state of the loop is made when there is something to decide: most calls have one attempt.
+      if (passes(fiber, call)) return self
       const startedAt = Timer.now(fiber)
-      if (simple) {
-        return Effect.catchCause(
-          first,
-          (cause) => new Loop(plan, self, fiber, call, startedAt, 1).ended(Exit.failCause(cause))
-        )
-      }
       if (hedge !== undefined) {
-        if (Outcome.isIdempotent(call)) return new Loop(plan, self, fiber, call, startedAt, 0).send(undefined)
-        warnOnce(fiber, "hedge", () => `${call.name} is not idempotent, and so never hedged`)
+        if (Outcome.isIdempotent(call)) return new Loop(plan, self, fiber, call, startedAt, 0).send()
+        tellUnhedged(fiber, call, "is not idempotent, so it is never hedged")
       }
+      // Most calls have one attempt: the state of the loop is made when there is something to decide.
       return Effect.matchCauseEffect(first, {
-        onFailure: (cause) => new Loop(plan, self, fiber, call, startedAt, 1).ended(Exit.failCause(cause)),
+        onFailure: (cause) => new Loop(plan, self, fiber, call, startedAt, 1).failed(cause),
         onSuccess: (value) => {
-          if (plan.retryIf?.(value) === true) {
-            return new Loop(plan, self, fiber, call, startedAt, 1).ended(Exit.succeed(value))
+          if (retryIf?.(value) === true) {
+            return new Loop(plan, self, fiber, call, startedAt, 1).settle(unwanted(Exit.succeed(value)))
           }
           budget?.depositUnsafe(true, startedAt)
           return Effect.succeed(value)
@@ -284,16 +311,25 @@ const runner = <RS>(
   }
 }
 
-const isTimeout = (exit: Exit.Exit<unknown, unknown>): boolean => {
-  if (Exit.isSuccess(exit)) return false
-  const error = errorOf(exit.cause)
+/** Whether a loop leaves a call to the one that surrounds it. It says so the first time. */
+const passer = (plan: Plan<never>) => {
+  const tell = teller(plan.name)
+  return (fiber: Fiber.Fiber<unknown, unknown>, call: CallContext.CallContext): boolean => {
+    if (!call.insideRetry || plan.allowNested) return false
+    tell(fiber, call, "is inside a retry loop already: this one sends it once")
+    return true
+  }
+}
+
+/** The first error of a cause: what its callers see. */
+const errorOf = (cause: Cause.Cause<unknown>): unknown => cause.reasons.find(Cause.isFailReason)?.error
+
+const isAttemptTimeout = (exit: Exit.Exit<unknown, unknown>): boolean => {
+  const error = Exit.isFailure(exit) ? errorOf(exit.cause) : undefined
   return CallError.isCallError(error) && error.reason._tag === "AttemptTimeout"
 }
 
-/** The first error of a cause: what callers see of it. */
-const errorOf = (cause: Cause.Cause<unknown>): unknown => cause.reasons.find(Cause.isFailReason)?.error
-
-/** Rejections that were made in reaction to an earlier attempt say which. */
+/** What was made in reaction to an earlier attempt says which. */
 const withLast = (error: unknown, last: unknown): unknown => {
   if (!CallError.isCallError(error)) return error
   const { reason } = error
@@ -315,24 +351,27 @@ interface Ended<A, E> {
   readonly outcome: Outcome.Outcome
 }
 
-/** The state of one call's loop, from its first failure on (from its start, when it may be hedged). */
+/** A result that `retryIf` finds wanting: the server answered, and has done whatever it does. */
+const unwanted = <A, E>(exit: Exit.Exit<A, E>): Ended<A, E> => ({ exit, outcome: Outcome.failure })
+
+/** The state of one call's loop, from its first failure on; from its start, where it may be hedged. */
 class Loop<A, E, R, RS> {
   readonly plan: Plan<RS>
   readonly self: Effect.Effect<A, E, R>
   readonly fiber: Fiber.Fiber<unknown, unknown>
   readonly call: CallContext.CallContext
-  readonly startedAt: number
   /** What has been sent so far: retries, hedges and all. */
   sends: number
 
+  private readonly startedAt: number
   private deposited = false
+  /** A token that was taken for an attempt that is not sent yet. */
+  private reserved: RetryBudget.Token | undefined
   private step:
     | ((now: number, input: unknown) => Pull.Pull<[unknown, Duration.Duration], never, unknown, RS>)
     | undefined
-  /** A token of a retry that is not sent yet. */
-  private reserved: RetryBudget.Token | undefined
   private sent: CallError.Sent = "no"
-  /** The error of the attempt before, if there was one. */
+  /** The error of the latest attempt that failed. */
   private last: unknown
 
   constructor(
@@ -355,37 +394,58 @@ class Loop<A, E, R, RS> {
     return Timer.now(this.fiber)
   }
 
-  /** The one attempt there was has ended. */
-  ended(exit: Exit.Exit<A, E>): Effect.Effect<A, E | RetryError, R | RS> {
-    return this.settle({ exit, outcome: this.outcomeOf(exit) }, undefined)
+  judge(exit: Exit.Exit<A, E>): Ended<A, E> {
+    const { classify, retryIf } = this.plan
+    if (Exit.isSuccess(exit)) {
+      return retryIf?.(exit.value) === true ? unwanted(exit) : { exit, outcome: Outcome.success }
+    }
+    const outcome = classify !== undefined && exit.cause.reasons.every(Cause.isFailReason)
+      ? classify(errorOf(exit.cause), this.call)
+      : undefined
+    return { exit, outcome: outcome ?? Outcome.ofCause(exit.cause, this.call) }
   }
 
-  outcomeOf(exit: Exit.Exit<A, E>): Outcome.Outcome {
-    if (Exit.isSuccess(exit)) {
-      return this.plan.retryIf?.(exit.value) === true ? Outcome.failure : Outcome.success
-    }
-    const { classify } = this.plan
-    if (classify !== undefined && exit.cause.reasons.every(Cause.isFailReason)) {
-      const outcome = classify(errorOf(exit.cause), this.call)
-      if (outcome !== undefined) return outcome
-    }
-    return Outcome.ofCause(exit.cause, this.call)
-  }
+  // The budget ---------------------------------------------------------------------------------------
 
   /** The call's first attempt has ended, or was superseded. */
-  deposit(succeeded: boolean): void {
-    if (this.deposited || this.plan.budget === undefined) return
+  deposit(outcome: Outcome.Outcome): void {
+    // One that was rejected inside, or interrupted, is no evidence that the target takes more.
+    if (this.deposited || this.plan.budget === undefined || outcome.endpoint === "ignored") return
     this.deposited = true
-    this.plan.budget.depositUnsafe(succeeded, this.now())
+    this.plan.budget.depositUnsafe(outcome.endpoint === "success", this.now())
   }
 
-  withdraw(budget: RetryBudget.RetryBudget): RetryBudget.Token | undefined {
-    const token = budget.withdrawUnsafe(this.now())
-    this.moved(budget, token === undefined ? "refused" : "withdrawn")
+  /** Takes a token for the next attempt where there is a budget: whether it may be sent. */
+  reserve(): boolean {
+    const { budget } = this.plan
+    if (budget === undefined) return true
+    this.reserved = budget.withdrawUnsafe(this.now())
+    this.moved(budget, this.reserved === undefined ? "refused" : "withdrawn")
+    return this.reserved !== undefined
+  }
+
+  /** An attempt is being sent: what was taken for it is spent. */
+  commit(): RetryBudget.Token | undefined {
+    const token = this.reserved
+    this.reserved = undefined
+    this.sends++
     return token
   }
 
-  refund(token: RetryBudget.Token | undefined): void {
+  /** What was taken for an attempt goes back, if it was not sent. */
+  release(): void {
+    const token = this.reserved
+    this.reserved = undefined
+    this.refund(token)
+  }
+
+  /** An attempt was rejected inside, before anything was sent: it costs nothing. */
+  unsend(token: RetryBudget.Token | undefined): void {
+    this.sends--
+    this.refund(token)
+  }
+
+  private refund(token: RetryBudget.Token | undefined): void {
     const { budget } = this.plan
     if (token === undefined || budget === undefined) return
     budget.refundUnsafe(token, this.now())
@@ -396,46 +456,48 @@ class Loop<A, E, R, RS> {
     const receiver = CallEvent.receiverOf(this.fiber)
     if (receiver === undefined) return
     const atMillis = this.now()
-    receiver.event({
-      _tag: "BudgetMoved",
-      policy: budget.name,
-      change,
-      balance: budget.balanceUnsafe(atMillis),
-      atMillis
-    })
+    const balance = budget.balanceUnsafe(atMillis)
+    receiver.event({ _tag: "BudgetMoved", policy: budget.name, change, balance, atMillis })
   }
 
-  /** Sends the next attempt, which `token` has paid for, and goes on until the call has its answer. */
-  send(token: RetryBudget.Token | undefined): Effect.Effect<A, E | RetryError, R | RS> {
-    const { hedge } = this.plan
+  // Attempts -----------------------------------------------------------------------------------------
+
+  /** Sends the next attempt, and goes on until the call has its answer. */
+  send(): Effect.Effect<A, E | RetryError, R | RS> {
+    const { attempts, hedge } = this.plan
     const startedAt = this.now()
-    // Asked for a call that may be hedged only, and a hedge that could not answer in time is none.
-    const delay = hedge === undefined || this.sends + 1 >= this.plan.attempts || !Outcome.isIdempotent(this.call)
+    const delay = hedge === undefined || this.sends + 1 >= attempts || !Outcome.isIdempotent(this.call)
       ? undefined
       : hedge.delayUnsafe(startedAt)
+    // A hedge that would start after the deadline is none, and then the attempt needs no fiber of its own.
     if (delay !== undefined && Attempts.fits(delay, startedAt, this.call.deadline)) {
-      return Effect.flatMap(new Round(this, hedge!, delay, token).run(), (ended) => this.settle(ended, token))
+      return Effect.flatMap(new Round(this, hedge!, delay).run(), (ended) => this.settle(ended))
     }
-    const attempt = Effect.provideService(
-      this.self,
-      CallContext.Current,
-      attemptOf(this.call, ++this.sends, false)
-    ) as Effect.Effect<A, E, R>
-    const settle = (exit: Exit.Exit<A, E>) => {
-      const outcome = this.outcomeOf(exit)
-      this.observe({ exit, outcome }, startedAt)
-      return this.settle({ exit, outcome }, token)
+    let token: RetryBudget.Token | undefined
+    const attempt = Effect.updateContext(this.self, (context: Context.Context<R>) => {
+      token = this.commit()
+      return Context.add(
+        context as Context.Context<never>,
+        CallContext.Current,
+        attemptOf(this.call, this.sends, false)
+      ) as Context.Context<R>
+    })
+    const ended = (exit: Exit.Exit<A, E>) => {
+      const ended = this.judge(exit)
+      if (ended.outcome.retry === "elsewhere") this.unsend(token)
+      this.observe(ended, startedAt)
+      return this.settle(ended)
     }
     return Effect.matchCauseEffect(attempt, {
-      onFailure: (cause) => settle(Exit.failCause(cause)),
-      onSuccess: (value) => settle(Exit.succeed(value))
+      onFailure: (cause) => ended(Exit.failCause(cause)),
+      onSuccess: (value) => ended(Exit.succeed(value))
     })
   }
 
-  /** Latencies of answers and timeouts. A failure that comes fast would make the next hedge come faster still. */
+  /** Latencies of answers and of timeouts. A failure that comes fast would make the next hedge come faster still. */
   observe({ exit, outcome }: Ended<A, E>, startedAt: number): void {
     const observe = this.plan.hedge?.observeUnsafe
-    if (observe === undefined || !(outcome.endpoint === "success" || isTimeout(exit))) return
+    if (observe === undefined || !(outcome.endpoint === "success" || isAttemptTimeout(exit))) return
     const now = this.now()
     observe(now - startedAt, now)
   }
@@ -445,14 +507,24 @@ class Loop<A, E, R, RS> {
     if (discard !== undefined) Effect.runForkWith(this.fiber.context)(discard(value))
   }
 
-  /** No attempt is in flight: `ended` is the answer, or what to react to. */
-  private settle(ended: Ended<A, E>, token: RetryBudget.Token | undefined): Effect.Effect<A, E | RetryError, R | RS> {
-    const { exit, outcome } = ended
+  // Decisions ----------------------------------------------------------------------------------------
+
+  failed(cause: Cause.Cause<E>): Effect.Effect<A, E | RetryError, R | RS> {
+    return this.settle(this.judge(Exit.failCause(cause)))
+  }
+
+  /** An attempt did not give the answer: what it leaves in the errors of the call. */
+  note(exit: Exit.Exit<A, E>): void {
+    const error = Exit.isSuccess(exit) ? undefined : errorOf(exit.cause)
+    if (!CallError.isCallError(error) || error.reason.sent === "maybe") this.sent = "maybe"
+    if (Exit.isFailure(exit)) this.last = error
+  }
+
+  /** Nothing is in flight: `ended` is the answer, or what to react to. */
+  settle({ exit, outcome }: Ended<A, E>): Effect.Effect<A, E | RetryError, R | RS> {
     const { attempts, backoff } = this.plan
-    this.deposit(outcome.endpoint === "success")
+    this.deposit(outcome)
     if (Exit.isSuccess(exit) && outcome.endpoint === "success") return exit
-    // A policy inside rejected it: what was paid for was not sent.
-    if (outcome.retry === "elsewhere") this.refund(token)
     const verdict = backoff === undefined ? "final" : Attempts.decide({
       mayRetry: Outcome.mayRetry(outcome, this.call),
       retryAfterMillis: outcome.retryAfterMillis,
@@ -462,65 +534,51 @@ class Loop<A, E, R, RS> {
       deadlineMillis: this.call.deadline
     })
     if (verdict === "final") return this.answer(exit)
-    const error = Exit.isSuccess(exit) ? exit.value : errorOf(exit.cause)
-    if (Exit.isFailure(exit)) {
-      this.last = error
-      if (!CallError.isCallError(error) || error.reason.sent === "maybe") this.sent = "maybe"
-    } else {
-      this.sent = "maybe"
-    }
+    this.note(exit)
     if (verdict === "late") return this.late(exit)
     if (verdict === "exhausted") return this.exhausted(exit)
-    const stepped = this.step === undefined
-      ? Effect.flatMap(Schedule.toStep(backoff!), (step) => {
-        this.step = step
-        return this.stepped(step, error)
-      })
-      : this.stepped(this.step, error)
-    return Effect.flatMap(stepped, (delay) => this.again(exit, outcome, delay))
+    return Effect.flatMap(this.backoff(backoff!, exit), (delay) => this.again(exit, outcome, delay))
   }
 
   /** The next delay of the Schedule, in milliseconds; `undefined` when it has ended. */
-  private stepped(step: NonNullable<typeof this.step>, input: unknown): Effect.Effect<number | undefined, never, RS> {
-    // Wall-clock time, which is what `Schedule.cron` and `Schedule.windowed` go by.
-    return Effect.suspend(() =>
-      Pull.matchEffect(step(this.fiber.getRef(Clock.Clock).currentTimeMillisUnsafe(), input), {
-        onSuccess: ([, delay]) => Effect.succeed<number | undefined>(Duration.toMillis(delay)),
-        onFailure: Effect.failCause,
-        onDone: () => Effect.succeed(undefined)
+  private backoff(
+    backoff: Schedule.Schedule<unknown, any, never, RS>,
+    exit: Exit.Exit<A, E>
+  ): Effect.Effect<number | undefined, never, RS> {
+    const { step } = this
+    if (step === undefined) {
+      return Effect.flatMap(Schedule.toStep(backoff), (step) => {
+        this.step = step
+        return this.backoff(backoff, exit)
       })
-    )
+    }
+    // Wall-clock time, which is what `Schedule.cron` and `Schedule.windowed` go by.
+    const wall = this.fiber.getRef(Clock.Clock).currentTimeMillisUnsafe()
+    return Pull.matchEffect(step(wall, Exit.isSuccess(exit) ? exit.value : this.last), {
+      onSuccess: ([, delay]) => Effect.succeed<number | undefined>(Duration.toMillis(delay)),
+      onFailure: Effect.failCause,
+      onDone: () => Effect.undefined
+    })
   }
 
   private again(
     exit: Exit.Exit<A, E>,
-    outcome: Outcome.Outcome,
+    { retryAfterMillis }: Outcome.Outcome,
     backoffMillis: number | undefined
   ): Effect.Effect<A, E | RetryError, R | RS> {
     if (backoffMillis === undefined || !Attempts.isDelay(backoffMillis)) return this.exhausted(exit)
-    const { retryAfterMillis } = outcome
-    const delay = Attempts.delay(
-      backoffMillis,
-      retryAfterMillis,
-      this.plan.retryAfterCapMillis,
-      retryAfterMillis === undefined ? 0 : this.fiber.getRef(Random.Random).nextDoubleUnsafe()
-    )
+    const draw = retryAfterMillis === undefined ? 0 : this.fiber.getRef(Random.Random).nextDoubleUnsafe()
+    const delay = Attempts.delay(backoffMillis, retryAfterMillis, this.plan.retryAfterCapMillis, draw)
     if (!Attempts.fits(delay, this.now(), this.call.deadline)) return this.late(exit)
-    // The frame stands before the token is taken, and gives back what has not been sent by its end.
+    // The frame stands before the token is taken, and gives back what is not sent by its end.
     return Effect.onExitPrimitive(Effect.suspend(() => this.wait(exit, delay)), () => {
-      const token = this.reserved
-      this.reserved = undefined
-      this.refund(token)
+      this.release()
       return undefined
     })
   }
 
   private wait(exit: Exit.Exit<A, E>, delay: number): Effect.Effect<A, E | RetryError, R | RS> {
-    const { budget } = this.plan
-    if (budget !== undefined) {
-      this.reserved = this.withdraw(budget)
-      if (this.reserved === undefined) return this.refused(exit, budget)
-    }
+    if (!this.reserve()) return this.refused(exit)
     const receiver = CallEvent.receiverOf(this.fiber)
     if (receiver !== undefined) {
       receiver.event({
@@ -536,15 +594,13 @@ class Loop<A, E, R, RS> {
       // A clock may wake us late.
       if (this.now() >= this.call.deadline) return this.late(exit)
       if (Exit.isSuccess(exit)) this.discard(exit.value)
-      const token = this.reserved
-      this.reserved = undefined
-      return this.send(token)
+      return this.send()
     })
     // No delay, no timer.
     return delay > 0 ? Effect.andThen(Effect.sleep(Duration.millis(delay)), next) : next
   }
 
-  // The ends of a call ------------------------------------------------------------------------------
+  // The ends of a call -------------------------------------------------------------------------------
 
   private answer(exit: Exit.Exit<A, E>): Effect.Effect<A, E> {
     const { last } = this
@@ -573,18 +629,18 @@ class Loop<A, E, R, RS> {
     }))
   }
 
-  private refused(exit: Exit.Exit<A, E>, budget: RetryBudget.RetryBudget): Effect.Effect<A, RetryError> {
+  private refused(exit: Exit.Exit<A, E>): Effect.Effect<A, RetryError> {
     return this.end(exit, () => ({
       _tag: "BudgetExhausted",
       method: this.call.name,
-      policy: budget.name,
+      policy: this.plan.budget!.name,
       attempts: this.sends,
       sent: this.sent,
       last: this.last
     }))
   }
 
-  /** A result is the answer after all; an error ends in `reason`, which carries it. */
+  /** A result is the answer after all; an error ends in the reason, which carries it. */
   private end(exit: Exit.Exit<A, E>, reason: () => RetryError["reason"]): Effect.Effect<A, RetryError> {
     return Exit.isSuccess(exit)
       ? Effect.succeed(exit.value)
@@ -594,73 +650,71 @@ class Loop<A, E, R, RS> {
 
 /** An attempt in flight. */
 interface Flight<A, E> {
-  readonly call: CallContext.CallContext
+  readonly fiber: Fiber.Fiber<A, E>
   readonly token: RetryBudget.Token | undefined
-  startedAt: number
-  fiber: Fiber.Fiber<A, E> | undefined
+  /** Which of the call's attempts it is. */
+  readonly attempt: number
+  readonly startedAt: number
 }
 
 /**
  * An attempt and its hedges, each in a fiber of its own, until the first that settles the matter.
  *
- * Ends and the timer only queue up; the caller's fiber looks at them. So user code (classifiers, predicates) runs there,
- * and a defect of it ends the call like any other.
+ * Their ends and the timer only queue up, and the call's own fiber looks at them: classifiers and predicates run there,
+ * and a defect of theirs ends the call like any other.
  */
 class Round<A, E, R, RS> {
   private readonly loop: Loop<A, E, R, RS>
   private readonly hedge: Hedging
   private readonly delay: number
-  private readonly token: RetryBudget.Token | undefined
 
   private readonly inFlight: Array<Flight<A, E>> = []
   private readonly landed: Array<readonly [Flight<A, E>, Exit.Exit<A, E>]> = []
-  private hedgesLeft: number
-  /** A hedge's token between being taken and the hedge being sent. */
-  private reserved: RetryBudget.Token | undefined
   private timer: Timer.Timer | undefined
   private due = false
   private closed = false
   private wake: (() => void) | undefined
+  private hedgesLeft: number
   private firstAt = 0
   private latestAt = 0
   /** Until when an answer asked us to stay away. */
   private awayUntil = -Infinity
-  /** The latest failure, while others are in flight, and the causes of those before it. */
+  /** The latest to fail, and the causes of those before it, latest first. */
   private failed: Ended<A, E> | undefined
   private causes: Cause.Cause<E> = Cause.empty
 
-  constructor(loop: Loop<A, E, R, RS>, hedge: Hedging, delay: number, token: RetryBudget.Token | undefined) {
+  constructor(loop: Loop<A, E, R, RS>, hedge: Hedging, delay: number) {
     this.loop = loop
     this.hedge = hedge
     this.delay = delay
-    this.token = token
     this.hedgesLeft = hedge.hedges
   }
 
-  /** Succeeds with how the round ended; whatever is still in flight then is interrupted and not awaited. */
+  /** Succeeds with how the round ended. What is in flight then is interrupted and not awaited. */
   run(): Effect.Effect<Ended<A, E>, never, R> {
     return Effect.onExitPrimitive(
-      Effect.flatMap(this.launch(false, this.token), () => this.next()),
+      Effect.flatMap(this.launch(false), () => this.next()),
       (exit) => this.close(exit)
     )
   }
 
-  private launch(hedge: boolean, token: RetryBudget.Token | undefined): Effect.Effect<void, never, R> {
+  private launch(hedge: boolean): Effect.Effect<void, never, R> {
     const { loop } = this
-    const call = attemptOf(loop.call, loop.sends + 1, hedge)
-    const flight: Flight<A, E> = { call, token, startedAt: 0, fiber: undefined }
-    const attempt = Effect.provideService(loop.self, CallContext.Current, call)
-    // Within its first step, which runs in ours: an interrupt cannot come between the fork and knowing what to interrupt.
-    const started = Effect.withFiber<A, E, R>((fiber) => {
+    // Known in its first step, which runs within ours: no interrupt comes between forking and knowing what to interrupt.
+    const started = Effect.withFiber<A, E, R>((current) => {
       if (this.closed) return Effect.interrupt
-      loop.sends++
-      this.reserved = undefined
-      flight.fiber = fiber as Fiber.Fiber<A, E>
-      flight.startedAt = this.latestAt = loop.now()
-      if (!hedge) this.firstAt = flight.startedAt
+      const fiber = current as Fiber.Fiber<A, E>
+      const token = loop.commit()
+      const startedAt = this.latestAt = loop.now()
+      if (!hedge) this.firstAt = startedAt
+      const flight: Flight<A, E> = { fiber, token, attempt: loop.sends, startedAt }
       this.inFlight.push(flight)
-      flight.fiber.addObserver((exit) => this.land(flight, exit))
-      return attempt as Effect.Effect<A, E, R>
+      fiber.addObserver((exit) => this.land(flight, exit))
+      return Effect.provideService(
+        loop.self,
+        CallContext.Current,
+        attemptOf(loop.call, loop.sends, hedge)
+      ) as Effect.Effect<A, E, R>
     })
     return Effect.asVoid(Effect.forkDetach(started, { startImmediately: true, uninterruptible: "inherit" }))
   }
@@ -680,7 +734,7 @@ class Round<A, E, R, RS> {
     wake?.()
   }
 
-  /** Looks at what happened, until the round is over or there is nothing to do but wait. */
+  /** Looks at what has happened, until the round is over or there is nothing to do but wait. */
   private next(): Effect.Effect<Ended<A, E>, never, R> {
     for (let event = this.landed.shift(); event !== undefined; event = this.landed.shift()) {
       const ended = this.look(...event)
@@ -688,12 +742,15 @@ class Round<A, E, R, RS> {
     }
     if (this.due) {
       this.due = false
-      if (this.reserve()) return Effect.flatMap(this.launch(true, this.reserved), () => this.next())
+      // An answer may have asked us to stay away since the timer was set.
+      if (this.hedgesLeft > 0 && this.awayUntil <= this.loop.now() && this.mayHedge()) {
+        return Effect.flatMap(this.launch(true), () => this.next())
+      }
     }
     this.arm()
     return Effect.callback<Ended<A, E>, never, R>((resume) => {
       const go = () => resume(Effect.suspend(() => this.next()))
-      // The fiber may have been put off between the look and here.
+      // The scheduler may have let others run between the look and here.
       if (this.landed.length > 0 || this.due) go()
       else this.wake = go
     })
@@ -701,31 +758,27 @@ class Round<A, E, R, RS> {
 
   /** What an ended attempt means for the round: its end, or nothing yet. */
   private look(flight: Flight<A, E>, exit: Exit.Exit<A, E>): Ended<A, E> | undefined {
-    const { loop } = this
-    this.inFlight.splice(this.inFlight.indexOf(flight), 1)
-    const ended: Ended<A, E> = { exit, outcome: loop.outcomeOf(exit) }
-    const { outcome } = ended
-    if (!flight.call.hedge && flight.call.attempt === 1) loop.deposit(outcome.endpoint === "success")
+    const { inFlight, loop } = this
+    inFlight.splice(inFlight.indexOf(flight), 1)
+    const ended = loop.judge(exit)
+    const { retry, retryAfterMillis } = ended.outcome
+    if (flight.attempt === 1) loop.deposit(ended.outcome)
     loop.observe(ended, flight.startedAt)
-    if (outcome.retry === "elsewhere" && this.inFlight.length > 0) {
-      // Nothing was sent, and that is no reason to give up what was.
-      loop.sends--
-      loop.refund(flight.token)
-      return undefined
+    if (retry === "never") return ended
+    if (retry === "elsewhere") {
+      loop.unsend(flight.token)
+      // Not sent: no reason to give up those that were, nor to forget how they ended.
+      if (inFlight.length === 0 && this.failed === undefined) return ended
+    } else {
+      if (retryAfterMillis !== undefined) {
+        if (retryAfterMillis >= 0) this.awayUntil = Math.max(this.awayUntil, loop.now() + retryAfterMillis)
+        else this.hedgesLeft = 0
+      }
+      loop.note(exit)
+      if (this.failed !== undefined) this.drop(this.failed)
+      this.failed = ended
     }
-    if (outcome.retry === "never") return ended
-    if (outcome.retryAfterMillis !== undefined) {
-      if (!(outcome.retryAfterMillis >= 0)) this.hedgesLeft = 0
-      else this.awayUntil = Math.max(this.awayUntil, loop.now() + outcome.retryAfterMillis)
-    }
-    return this.inFlight.length > 0 ? this.keep(ended) : this.allFailed(ended)
-  }
-
-  private keep(ended: Ended<A, E>): undefined {
-    const before = this.failed
-    if (before !== undefined) this.drop(before)
-    this.failed = ended
-    return undefined
+    return inFlight.length === 0 ? this.allFailed() : undefined
   }
 
   private drop({ exit }: Ended<A, E>): void {
@@ -733,30 +786,24 @@ class Round<A, E, R, RS> {
     else this.causes = Cause.combine(exit.cause, this.causes)
   }
 
-  /** The last to fail speaks for all, and the causes of the others come after its own. */
-  private allFailed(ended: Ended<A, E>): Ended<A, E> {
-    if (this.failed !== undefined) this.drop(this.failed)
-    const asked = ended.outcome.retryAfterMillis
+  /** The last to fail speaks for all; the causes of the others come after its own. */
+  private allFailed(): Ended<A, E> {
+    const { exit, outcome } = this.failed!
+    this.failed = undefined
+    const asked = outcome.retryAfterMillis ?? 0
     const away = this.awayUntil - this.loop.now()
-    const outcome = away > (asked ?? 0) && !(asked! < 0)
-      ? { ...ended.outcome, retryAfterMillis: away }
-      : ended.outcome
-    return Exit.isSuccess(ended.exit)
-      ? { exit: ended.exit, outcome }
-      : { exit: Exit.failCause(Cause.combine(ended.exit.cause, this.causes)), outcome }
+    return {
+      exit: Exit.isSuccess(exit) ? exit : Exit.failCause(Cause.combine(exit.cause, this.causes)),
+      outcome: asked >= 0 && asked < away ? { ...outcome, retryAfterMillis: away } : outcome
+    }
   }
 
-  /** Takes what a hedge needs: an attempt, a token. Refused, the original goes on alone. */
-  private reserve(): boolean {
+  /** Takes what a hedge needs: an attempt, a token. Refused, what is in flight goes on without one. */
+  private mayHedge(): boolean {
     const { hedge, loop } = this
-    if (this.hedgesLeft === 0 || loop.sends >= loop.plan.attempts) return false
-    const { budget } = loop.plan
-    if (budget !== undefined) {
-      this.reserved = loop.withdraw(budget)
-      if (this.reserved === undefined) {
-        this.hedgesLeft = 0
-        return false
-      }
+    if (!loop.reserve()) {
+      this.hedgesLeft = 0
+      return false
     }
     this.hedgesLeft--
     const receiver = CallEvent.receiverOf(loop.fiber)
@@ -773,7 +820,7 @@ class Round<A, E, R, RS> {
     return true
   }
 
-  /** Sets the timer of the next hedge, if there may be one. */
+  /** Sets the timer of the next hedge, if there is to be one. */
   private arm(): void {
     const { loop } = this
     if (this.timer !== undefined || this.hedgesLeft === 0 || loop.sends >= loop.plan.attempts) return
@@ -787,32 +834,30 @@ class Round<A, E, R, RS> {
   }
 
   private close(exit: Exit.Exit<Ended<A, E>>): Effect.Effect<void> | undefined {
-    const { inFlight, loop } = this
+    const { inFlight, landed, loop } = this
     this.closed = true
     this.timer?.cancel()
-    loop.refund(this.reserved)
-    for (const [, exit] of this.landed) {
-      if (Exit.isSuccess(exit)) loop.discard(exit.value)
+    loop.release()
+    for (const [, late] of landed) {
+      if (Exit.isSuccess(late)) loop.discard(late.value)
     }
-    if (Exit.isSuccess(exit)) {
-      if (this.failed !== undefined && this.failed.exit !== exit.value.exit) this.drop(this.failed)
-      if (Exit.isSuccess(exit.value.exit)) this.superseded()
-    }
+    if (this.failed !== undefined) this.drop(this.failed)
+    if (Exit.isSuccess(exit) && Exit.isSuccess(exit.value.exit)) this.superseded()
     const interrupted = Exit.isFailure(exit) ? Interruption.fromCause(exit.cause) : undefined
     for (const { fiber } of inFlight) {
-      fiber!.interruptUnsafe(loop.fiber.id, Interruption.annotations[interrupted ?? "hedgeLost"])
+      fiber.interruptUnsafe(loop.fiber.id, Interruption.annotations[interrupted ?? "hedgeLost"])
     }
     // Whoever interrupts the call waits for its finalizers, as without a hedge; whoever has an answer waits for nobody.
     return interrupted === undefined
       ? undefined
-      : Effect.asVoid(Fiber.awaitAll(inFlight.map(({ fiber }) => fiber!)))
+      : Effect.asVoid(Fiber.awaitAll(inFlight.map(({ fiber }) => fiber)))
   }
 
-  /** The first attempt did not succeed, and its time so far is a latency: without it the delay would learn only from winners. */
+  /** What the others took so far are latencies too: from winners alone the delay would learn to be ever shorter. */
   private superseded(): void {
-    const { inFlight, loop } = this
-    loop.deposit(false)
+    const { hedge, inFlight, loop } = this
+    loop.deposit(Outcome.failure)
     const now = loop.now()
-    for (const { startedAt } of inFlight) this.hedge.observeUnsafe?.(now - startedAt, now)
+    for (const { startedAt } of inFlight) hedge.observeUnsafe?.(now - startedAt, now)
   }
 }
