@@ -312,7 +312,7 @@ const everything = <RS>(plan: Plan<RS>) => {
 }
 
 /** Whether a loop leaves a call to the one that surrounds it. It says so the first time. */
-const passer = (plan: Plan<never>) => {
+const passer = (plan: Pick<Plan<never>, "name" | "allowNested">) => {
   const tell = teller(plan.name)
   return (fiber: Fiber.Fiber<unknown, unknown>, call: CallContext.CallContext): boolean => {
     if (!call.insideRetry || plan.allowNested) return false
