@@ -22,15 +22,18 @@ const raw = (type: number, payload: Uint8Array, length = payload.length): Buffer
 const run = (chunks: ReadonlyArray<Buffer>, limit = 1024, fails = (_type: number) => false) => {
   const frames: Array<string> = []
   let arrived = 0
+  let before = 0
   let delivered = 0
   let held = 0
   const decoder = new FrameCodec.Decoder(limit, (type, chunk, start, end) => {
     frames.push(`${type}:${chunk.toString("hex", start, end)}`)
-    delivered = arrived
+    // The rest of the chunk that ends a frame belongs to the next.
+    delivered = before
     return fails(type) ? { _tag: "BadPayload", type, why: "refused by the test" } : undefined
   })
   const errors: Array<Frame.FrameError | undefined> = []
   for (const chunk of chunks) {
+    before = arrived
     arrived += chunk.length
     errors.push(decoder.push(chunk))
     held = Math.max(held, decoder.heldBytes)
@@ -374,6 +377,13 @@ describe("FrameCodec", () => {
       assert.notStrictEqual(writeRequest(1, { ...plain, trace: good }, 0).toString("hex"), without)
     })
 
+    it("an id whose highest bit is set is the same id, signed or not", () => {
+      const id = 0x8000 << 16 | 7
+      assert.isBelow(id, 0)
+      assert.strictEqual(reads(FrameCodec.request, writeRequest(id, plain, 0)).id, 0x8000_0007)
+      assert.strictEqual(reads(FrameCodec.response, writeResponse(id, answered)).id, 0x8000_0007)
+    })
+
     it("the id of a request that is otherwise malformed can be read, if it is there", () => {
       assert.strictEqual(FrameCodec.idOf(Buffer.from("ffffffff", "hex"), 0, 4), 0xffff_ffff)
       assert.strictEqual(FrameCodec.idOf(Buffer.from("00ffffffff00", "hex"), 1, 6), 0xffff_ffff)
@@ -422,26 +432,29 @@ describe("FrameCodec", () => {
       assert.strictEqual(encoder.length, 0)
     })
 
-    it("what is not refused for its payload fits the peer's limit", () => {
-      for (const size of [900, 980, 983, 984, 1000, 1024, 1025]) {
+    it("a payload is refused from the first byte on that the peer would not accept", () => {
+      for (let size = 900; size <= 1030; size++) {
+        const response: Frame.Response = { ...answered, body: Buffer.alloc(size), retryAfterMillis: 1 }
+        const answer = writeResponse(1, response).length - Frame.headerBytes
+        const refusal = (sizeBytes: number) =>
+          sizeBytes <= 1024 ? undefined : { what: "payload", sizeBytes, limitBytes: 1024 }
+        assert.deepStrictEqual(FrameCodec.oversizeResponse(response, 0, 1024), refusal(answer))
+
         const request: Frame.Request = {
           ...plain,
-          body: Buffer.alloc(size),
-          idempotencyKey: "key",
-          headers: { a: "b" }
+          method: "漢",
+          idempotencyKey: "字",
+          trace: { traceId: "1".repeat(32), spanId: "2".repeat(16), sampled: false },
+          headers: { a: "b" },
+          body: Buffer.alloc(size)
         }
-        const response: Frame.Response = { ...answered, body: Buffer.alloc(size), retryAfterMillis: 1 }
-        const metadata = FrameCodec.metadataBytes(request.headers)
         const payload = writeRequest(1, request, 0).length - Frame.headerBytes
-        const refused = FrameCodec.oversize(request, metadata, 1024)
-        if (refused === undefined) assert.isAtMost(payload, 1024)
-        else assert.strictEqual(refused.what, "payload")
-        // Overstated by no more than what the method and the key might have taken, and the trace context.
-        if (payload <= 1024 - 100) assert.isUndefined(refused)
-        assert.strictEqual(
-          FrameCodec.oversizeResponse(response, 0, 1024) === undefined,
-          writeResponse(1, response).length - Frame.headerBytes <= 1024
-        )
+        const metadata = FrameCodec.metadataBytes(request.headers)
+        assert.deepStrictEqual(FrameCodec.oversize(request, metadata, 1024), refusal(payload))
+        // In ASCII, and without a trace context, it is counted as a little more than it is: never as less.
+        const ascii: Frame.Request = { ...request, method: "A.b", trace: undefined }
+        const less = writeRequest(1, ascii, 0).length - Frame.headerBytes
+        if (FrameCodec.oversize(ascii, metadata, 1024) === undefined) assert.isAtMost(less, 1024)
       }
     })
 
