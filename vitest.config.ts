@@ -13,6 +13,9 @@ export default defineConfig({
   test: {
     include: ["test/**/*.test.ts"],
     testTimeout: 30_000,
+    // Loading Effect anew for every file took half of the time (18.7 s against 7.1 s for the first 349 tests): files share
+    // a process, one after the other, so whatever a test starts it must also end.
+    isolate: false,
     reporters: process.env["CI"] ? ["default", ["json", { outputFile: "reports/tests.json" }]] : ["default"],
     coverage: {
       provider: "v8",
