@@ -1,14 +1,23 @@
 /**
- * A queue whose entries may be over before their turn: they are skipped when
- * they surface, so that leaving the middle of a long queue costs nothing.
+ * A queue whose entries may be over before their turn. They are skipped when they
+ * surface, and forgotten when most of the queue is over: leaving the middle of a
+ * long queue costs nothing, and a queue that never moves does not grow by those
+ * who left.
  */
 export class Fifo<A> {
   private items: Array<A> = []
   private head = 0
+  /** Entries that are over and have not surfaced. */
+  private stale = 0
   private readonly isOver: (item: A) => boolean
 
   constructor(isOver: (item: A) => boolean) {
     this.isOver = isOver
+  }
+
+  /** Entries held, those that are over included: at most twice the others, and 64. */
+  get held(): number {
+    return this.items.length - this.head
   }
 
   push(item: A): void {
@@ -17,7 +26,10 @@ export class Fifo<A> {
 
   /** The first entry that is not over. */
   peek(): A | undefined {
-    while (this.head < this.items.length && this.isOver(this.items[this.head]!)) this.head++
+    while (this.head < this.items.length && this.isOver(this.items[this.head]!)) {
+      this.head++
+      this.stale--
+    }
     if (this.head === this.items.length) this.clear()
     else if (this.head >= 1024 && this.head * 2 >= this.items.length) {
       this.items = this.items.slice(this.head)
@@ -26,9 +38,15 @@ export class Fifo<A> {
     return this.items[this.head]
   }
 
-  /** Removes what `peek` returned. */
+  /** Removes what `peek` returned, which is not over yet. */
   drop(): void {
     this.head++
+  }
+
+  /** Says that an entry of the queue is over: to be called once for each. */
+  left(): void {
+    if (++this.stale < 64 || this.stale * 2 < this.held) return
+    this.items = this.takeAll()
   }
 
   /** All entries that are not over, in order; the queue is empty afterwards. */
@@ -41,5 +59,6 @@ export class Fifo<A> {
   private clear(): void {
     this.items = []
     this.head = 0
+    this.stale = 0
   }
 }
