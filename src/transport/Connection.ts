@@ -8,6 +8,7 @@
  *
  * It does not pick: a balancer holds one `Connection` per endpoint.
  */
+import * as Cause from "effect/Cause"
 import * as Context from "effect/Context"
 import type * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
@@ -48,6 +49,9 @@ export interface Connection {
 
 type Waiter = (exit: Exit.Exit<Session, ConnectError>) => void
 
+/** Most calls that wait for one session to open: as many as a session lets wait. */
+const maxWaiters = 4096
+
 /** A connection of the scope: closing it closes the session. */
 export const make = (
   transport: Transport["Service"],
@@ -63,7 +67,8 @@ export const make = (
       const source = Timer.sourceOf(fiber)
       const run = Effect.runForkWith(context)
       const scope = Context.get(context, Scope.Scope)
-      return Effect.succeed(new Shared({ transport, address, base, cap, greetingWait, source, scope, run }))
+      const shared = new Shared({ transport, address, base, cap, greetingWait, source, scope, run })
+      return Effect.as(Effect.addFinalizer(() => Effect.sync(shared.end)), shared)
     }))
 
 interface Config {
@@ -82,11 +87,14 @@ class Shared implements Connection {
   backoffUntil = -Infinity
   private readonly config: Config
   private session: Session | undefined
+  /** All that are not over: the one in use, and those that finish what they have. */
+  private readonly sessions = new Set<Session>()
   private connecting = false
-  private draining = false
+  /** Why no session is opened any more, if none is. */
+  private over: string | undefined
   private failures = 0
   private lastFailure: ConnectError | undefined
-  private waiters: Array<Waiter> = []
+  private waiters = new Set<Waiter>()
 
   constructor(config: Config) {
     this.config = config
@@ -103,11 +111,14 @@ class Shared implements Connection {
     const refused = this.refusal()
     if (refused !== undefined) return Effect.fail(refused)
     return Effect.callback<Session, ConnectError>((resume) => {
-      this.waiters.push(resume)
+      if (this.waiters.size >= maxWaiters) {
+        return resume(
+          Effect.fail(connectFailed(this.address, "unreachable", `${maxWaiters} calls wait for it already`))
+        )
+      }
+      this.waiters.add(resume)
       this.prepare()
-      return Effect.sync(() => {
-        this.waiters = this.waiters.filter((waiter) => waiter !== resume)
-      })
+      return Effect.sync(() => this.waiters.delete(resume))
     })
   })
 
@@ -118,13 +129,22 @@ class Shared implements Connection {
   }
 
   readonly drain: Effect.Effect<void> = Effect.suspend(() => {
-    this.draining = true
-    return this.session === undefined ? Effect.void : this.session.drain
+    this.stop("this client is draining")
+    return Effect.forEach(this.sessions, (session) => session.drain, { concurrency: "unbounded", discard: true })
   })
+
+  /** The scope has closed: nothing can be opened in it. */
+  readonly end = (): void => this.stop("this client has closed")
+
+  /** Opens nothing more. Who waits has sent nothing, and may go elsewhere. */
+  private stop(why: string): void {
+    this.over = why
+    this.settle(Exit.fail(connectFailed(this.address, "unreachable", why)))
+  }
 
   /** Why asking fails at once, if it does. */
   private refusal(): ConnectError | undefined {
-    if (this.draining) return connectFailed(this.address, "unreachable", "this client is draining")
+    if (this.over !== undefined) return connectFailed(this.address, "unreachable", this.over)
     const wait = this.backoffUntil - Timer.nowOf(this.config.source.clock)
     if (wait <= 0 || this.lastFailure === undefined) return undefined
     const { detail, kind } = this.lastFailure.reason
@@ -136,16 +156,16 @@ class Shared implements Connection {
     this.config.transport.connect(this.address)
   ).pipe(
     Effect.tap((session) => this.greeting(session)),
-    Effect.matchEffect({
-      onFailure: (error) => Effect.map(Random.next, (draw) => this.failed(error, draw)),
-      onSuccess: (session) => {
-        this.opened(session)
-        return closed(session)
-      }
+    Effect.flatMap((session) => {
+      // Accepted by somebody who has nothing behind it, such as a proxy.
+      if (isMute(session)) return Effect.fail(mute(this.address))
+      if (this.over !== undefined) return Effect.void
+      this.opened(session)
+      return Effect.flatMap(closed(session), () => this.closed(session))
     }),
-    Effect.onInterrupt(() =>
-      Effect.sync(() => this.settle(Exit.fail(connectFailed(this.address, "unreachable", "this client has closed"))))
-    )
+    Effect.catch((error) => Effect.map(Random.next, (draw) => this.failed(error, draw))),
+    // A transport that dies of a defect, too, answers those who wait.
+    Effect.onError((cause) => Effect.sync(() => this.died(cause)))
   )
 
   /** Waits for the peer's first sign of life, but not for ever. */
@@ -169,27 +189,50 @@ class Shared implements Connection {
 
   private opened(session: Session): void {
     this.session = session
+    this.sessions.add(session)
     this.connecting = false
     // A connection that was accepted and never spoke may belong to a frozen process: it resets nothing.
     if (session.greeted) this.failures = 0
     this.settle(Exit.succeed(session))
   }
 
+  private closed(session: Session): Effect.Effect<void> {
+    this.sessions.delete(session)
+    if (session.greeted) this.failures = 0
+    return isMute(session) ? Effect.map(Random.next, (draw) => this.backOff(mute(this.address), draw)) : Effect.void
+  }
+
   private failed(error: ConnectError, draw: number): void {
     this.connecting = false
+    this.backOff(error, draw)
+    this.settle(Exit.fail(error))
+  }
+
+  private died(cause: Cause.Cause<never>): void {
+    if (Cause.hasInterrupts(cause)) return this.end()
+    this.connecting = false
+    this.settle(Exit.failCause(cause))
+  }
+
+  private backOff(error: ConnectError, draw: number): void {
     this.lastFailure = error
     // Equal jitter within the cap: a fleet that lost one server does not come back in step.
     const delay = Math.min(this.config.cap, this.config.base * 2 ** Math.min(this.failures++, 30))
     this.backoffUntil = Timer.nowOf(this.config.source.clock) + delay * (0.5 + draw / 2)
-    this.settle(Exit.fail(error))
   }
 
   private settle(exit: Exit.Exit<Session, ConnectError>): void {
     const { waiters } = this
-    this.waiters = []
+    this.waiters = new Set()
     for (const waiter of waiters) waiter(exit)
   }
 }
+
+/** Whether a session ended before its peer said anything. */
+const isMute = (session: Session): boolean => session.status === "closed" && !session.greeted
+
+const mute = (address: string): ConnectError =>
+  connectFailed(address, "unreachable", "the connection was accepted and closed without a word")
 
 /** Waits until a session is over. */
 const closed = (session: Session): Effect.Effect<void> =>
