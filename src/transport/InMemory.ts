@@ -14,17 +14,17 @@ import * as CallError from "../contract/CallError.ts"
 import * as Interruption from "../contract/Interruption.ts"
 import * as BodyCodec from "../wire/BodyCodec.ts"
 import * as Frame from "../wire/Frame.ts"
-import { interrupted, refusal } from "./internal/multiplex.ts"
+import * as FrameCodec from "../wire/FrameCodec.ts"
+import { fit, Running, withoutAnswer } from "./internal/multiplex.ts"
 import { connectFailed, type SendError, type Serve, type Session, type Status, Transport } from "./Transport.ts"
 
 /** A listener: what it serves, and the sessions it would take down with it. */
 class Server {
   readonly address: string
   readonly run: (request: Frame.Request) => Fiber.Fiber<Frame.Response>
+  readonly running = new Running()
   readonly sessions = new Set<MemorySession>()
-  leaving = false
   requests = 0
-  refused = 0
 
   constructor(
     address: string,
@@ -32,13 +32,60 @@ class Server {
     run: (effect: Effect.Effect<Frame.Response>) => Fiber.Fiber<Frame.Response>
   ) {
     this.address = address
-    this.run = (request) => run(serve(request, "memory"))
+    this.run = (request) => {
+      const fiber = run(Effect.suspend(() => serve(request, "memory")))
+      this.running.start(fiber)
+      return fiber
+    }
+  }
+}
+
+/** One attempt and its handler. */
+class Attempt {
+  private readonly session: MemorySession
+  private readonly request: Frame.Request
+  private resume: ((exit: Exit.Exit<Frame.Response, SendError>) => void) | undefined
+  private fiber: Fiber.Fiber<Frame.Response> | undefined
+
+  constructor(session: MemorySession, request: Frame.Request) {
+    this.session = session
+    this.request = request
   }
 
-  get inFlight(): number {
-    let total = 0
-    for (const session of this.sessions) total += session.inFlight
-    return total
+  readonly register = (resume: (exit: Exit.Exit<Frame.Response, SendError>) => void): void => {
+    const refused = this.session.refusal(this.request)
+    if (refused !== undefined) return resume(refused)
+    this.resume = resume
+    this.session.attempts.add(this)
+    this.fiber = this.session.run(this.request)
+    this.fiber.addObserver((exit) =>
+      this.end(Exit.succeed(
+        fit(Exit.isSuccess(exit) ? exit.value : withoutAnswer(exit.cause), Frame.defaultMaxPayloadBytes)
+      ))
+    )
+    // It runs at once and may have closed the session that it belongs to.
+    if (this.resume === undefined) this.interrupt("shutdown")
+  }
+
+  readonly onExit = (exit: Exit.Exit<Frame.Response, SendError>): undefined => {
+    if (this.resume === undefined || Exit.isSuccess(exit)) return
+    this.resume = undefined
+    this.session.attempts.delete(this)
+    this.interrupt(Interruption.fromCause(exit.cause) ?? "caller")
+    this.session.settled()
+  }
+
+  end(exit: Exit.Exit<Frame.Response, SendError>): void {
+    const { resume } = this
+    if (resume === undefined) return
+    this.resume = undefined
+    this.session.attempts.delete(this)
+    resume(exit)
+    this.session.settled()
+  }
+
+  interrupt(reason: Interruption.Reason): void {
+    this.fiber?.interruptUnsafe(undefined, Interruption.annotations[reason])
   }
 }
 
@@ -47,62 +94,53 @@ class MemorySession implements Session {
   status: Status = "open"
   readonly greeted = true
   readonly codec = BodyCodec.json
+  readonly attempts = new Set<Attempt>()
+  readonly run: Server["run"]
   private readonly server: Server
-  private readonly fibers = new Set<Fiber.Fiber<Frame.Response>>()
-  private readonly resumes = new Set<(exit: Exit.Exit<Frame.Response, SendError>) => void>()
   private readonly listeners = new Set<() => void>()
-  private readonly drained = new Set<() => void>()
+  private readonly drainers = new Set<() => void>()
 
   constructor(server: Server) {
     this.server = server
+    this.run = server.run
     this.address = server.address
     server.sessions.add(this)
   }
 
   get inFlight(): number {
-    return this.fibers.size
+    return this.attempts.size
   }
 
   readonly send = (request: Frame.Request): Effect.Effect<Frame.Response, SendError> =>
     Effect.suspend(() => {
-      if (this.status !== "open") return Effect.fail(this.lost(`the session is ${this.status}`, "no"))
-      if (this.server.leaving) {
-        this.server.refused++
-        return Effect.succeed(refusal(Frame.Status.unavailable, "going away", false))
-      }
-      this.server.requests++
-      const fiber = this.server.run(request)
-      this.fibers.add(fiber)
-      fiber.addObserver(() => {
-        this.fibers.delete(fiber)
-        this.settled()
-      })
-      let over: ((exit: Exit.Exit<Frame.Response, SendError>) => void) | undefined
-      return Effect.onExitPrimitive(
-        Effect.callback<Frame.Response, SendError>((resume) => {
-          over = resume
-          this.resumes.add(resume)
-          fiber.addObserver((exit) => {
-            resume(Exit.isSuccess(exit) ? exit : Exit.succeed(interrupted(exit.cause)))
-          })
-        }),
-        (exit) => {
-          if (over !== undefined) this.resumes.delete(over)
-          if (Exit.isFailure(exit) && fiber.pollUnsafe() === undefined) {
-            fiber.interruptUnsafe(undefined, Interruption.annotations[Interruption.fromCause(exit.cause) ?? "caller"])
-          }
-          return undefined
-        }
-      )
+      const attempt = new Attempt(this, request)
+      return Effect.onExitPrimitive(Effect.callback(attempt.register), attempt.onExit)
     })
 
+  /** Why a request does not reach a handler, if it does not; counts those that do. */
+  refusal(request: Frame.Request): Exit.Exit<never, SendError> | undefined {
+    if (this.status !== "open") return Exit.fail(this.lost(`the session is ${this.status}`, "no"))
+    const oversize = FrameCodec.oversize(
+      request,
+      FrameCodec.metadataBytes(request.headers),
+      Frame.defaultMaxPayloadBytes
+    )
+    if (oversize !== undefined) {
+      const { limitBytes, sizeBytes } = oversize
+      return Exit.fail(
+        new CallError.CallError({ _tag: "TooLarge", target: this.address, sizeBytes, limitBytes, sent: "no" })
+      )
+    }
+    this.server.requests++
+    return undefined
+  }
+
   readonly drain: Effect.Effect<void> = Effect.callback((resume) => {
-    if (this.status === "open") this.status = "draining"
-    this.changed()
+    this.leave()
+    if (this.isOver()) return resume(Effect.void)
     const done = () => resume(Effect.void)
-    this.drained.add(done)
-    this.settled()
-    return Effect.sync(() => this.drained.delete(done))
+    this.drainers.add(done)
+    return Effect.sync(() => this.drainers.delete(done))
   })
 
   readonly onChange = (listener: () => void): () => void => {
@@ -118,18 +156,26 @@ class MemorySession implements Session {
   }
 
   close(why: string): void {
-    if (this.status === "closed") return
+    if (this.isOver()) return
     this.status = "closed"
     this.server.sessions.delete(this)
-    for (const resume of this.resumes) resume(Exit.fail(this.lost(why, "maybe")))
-    for (const fiber of this.fibers) fiber.interruptUnsafe(undefined, Interruption.annotations.shutdown)
-    for (const done of this.drained) done()
+    for (const attempt of this.attempts) {
+      attempt.end(Exit.fail(this.lost(why, "maybe")))
+      attempt.interrupt("shutdown")
+    }
+    for (const done of this.drainers) done()
+    this.drainers.clear()
     this.changed()
     this.listeners.clear()
   }
 
-  private settled(): void {
-    if (this.status === "draining" && this.fibers.size === 0) this.close("drained")
+  /** An attempt is over. */
+  settled(): void {
+    if (this.status === "draining" && this.attempts.size === 0) this.close("drained")
+  }
+
+  private isOver(): boolean {
+    return this.status === "closed"
   }
 
   private changed(): void {
@@ -144,12 +190,15 @@ class MemorySession implements Session {
 /** The transport service in memory. */
 export const make: Effect.Effect<Transport["Service"]> = Effect.sync(() => {
   const servers = new Map<string, Server>()
+  const forget = (server: Server) => {
+    if (servers.get(server.address) === server) servers.delete(server.address)
+  }
   return {
     connect: (address) =>
       Effect.acquireRelease(
         Effect.suspend(() => {
           const server = servers.get(address)
-          return server === undefined || server.leaving
+          return server === undefined
             ? Effect.fail(connectFailed(address, "refused", "nobody listens"))
             : Effect.succeed(new MemorySession(server))
         }),
@@ -165,25 +214,28 @@ export const make: Effect.Effect<Transport["Service"]> = Effect.sync(() => {
             return Effect.succeed(server)
           }),
           (server) =>
-            Effect.sync(() => {
-              servers.delete(address)
+            Effect.suspend(() => {
+              forget(server)
               for (const session of server.sessions) session.close("the server has closed")
+              // Interrupted by now; what they hold may belong to whoever closes us.
+              return server.running.ended
             })
         ),
         (server) => ({
           address,
           stats: () => ({
             sessions: server.sessions.size,
-            inFlight: server.inFlight,
+            inFlight: server.running.count,
             requests: server.requests,
             protocolErrors: 0,
-            refused: server.refused
+            refused: 0
           }),
           drain: Effect.suspend(() => {
-            server.leaving = true
-            const sessions = [...server.sessions]
-            for (const session of sessions) session.leave()
-            return Effect.forEach(sessions, (session) => session.drain, { discard: true })
+            forget(server)
+            return Effect.andThen(
+              Effect.forEach(server.sessions, (session) => session.drain, { concurrency: "unbounded", discard: true }),
+              server.running.ended
+            )
           })
         })
       )

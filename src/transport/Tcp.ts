@@ -10,13 +10,16 @@
  */
 import type * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
+import * as Exit from "effect/Exit"
 import * as Layer from "effect/Layer"
+import * as Scope from "effect/Scope"
 import * as Net from "node:net"
+import type * as CallError from "../contract/CallError.ts"
 import * as CallEvent from "../contract/CallEvent.ts"
 import * as Options from "../contract/Options.ts"
 import * as Timer from "../contract/Timer.ts"
 import * as Frame from "../wire/Frame.ts"
-import { ClientSession, type Env, type Limits, ServerSession } from "./internal/multiplex.ts"
+import { ClientSession, type Env, type Limits, Running, ServerSession } from "./internal/multiplex.ts"
 import type { Pipe } from "./internal/outbox.ts"
 import { type ConnectError, connectFailed, Transport } from "./Transport.ts"
 
@@ -102,6 +105,9 @@ const pipeOf = (socket: Net.Socket, peer: string): Pipe => ({
   defer: (run) => void setImmediate(run)
 })
 
+const ignore = () => {}
+
+/** What a session wants to hear of its socket. */
 interface Ends {
   readonly onData: (chunk: Buffer) => void
   readonly onDrain: () => void
@@ -117,33 +123,77 @@ const wire = (socket: Net.Socket, ends: Ends): void => {
   socket.on("close", () => ends.close("closed by the peer"))
 }
 
-const open = (address: string, timeoutMillis: number): Effect.Effect<Net.Socket, ConnectError> =>
-  Effect.withFiber((fiber) =>
-    Effect.callback<Net.Socket, ConnectError>((resume) => {
-      const target = parse(address)
-      if (target === undefined) return resume(Effect.fail(notAnAddress(address)))
-      const socket = Net.connect({ ...target, autoSelectFamily: true })
-      const settle = (effect: Effect.Effect<Net.Socket, ConnectError>) => {
-        timer.cancel()
-        socket.removeAllListeners()
-        // A destroyed socket may still report an error; nobody is interested, and unheard it would end the process.
-        socket.on("error", () => {})
-        resume(effect)
-      }
-      const timer = Timer.schedule(fiber, Timer.now(fiber) + timeoutMillis, () => {
-        settle(Effect.fail(connectFailed(address, "timeout", `no connection within ${timeoutMillis}ms`)))
-        socket.destroy()
-      })
-      socket.once("connect", () => settle(Effect.succeed(socket)))
-      socket.once("error", (error) => {
-        const code = codeOf(error)
-        settle(Effect.fail(connectFailed(address, kinds[code] ?? "unreachable", code)))
-      })
-      return Effect.sync(() => {
-        timer.cancel()
-        socket.destroy()
-      })
-    })
+/** A socket on its way to a session, which owns it once there is one. */
+interface Opening {
+  readonly socket: Net.Socket
+  session: ClientSession | undefined
+}
+
+/**
+ * Opens a connection and makes its session.
+ *
+ * The socket is the scope's from its first moment, and the session hears of it
+ * from the step in which it is connected: no interrupt and no event falls between.
+ */
+const open = (
+  address: string,
+  timeoutMillis: number,
+  make: (socket: Net.Socket) => ClientSession
+): Effect.Effect<ClientSession, ConnectError, Scope.Scope> =>
+  Effect.suspend(() => {
+    const target = parse(address)
+    if (target === undefined) return Effect.fail(notAnAddress(address))
+    const socket = Effect.acquireRelease(
+      Effect.sync((): Opening => {
+        const socket = Net.connect({ ...target, autoSelectFamily: true })
+        // A destroyed socket may still report an error, and one that nobody hears ends the process.
+        socket.on("error", ignore)
+        return { socket, session: undefined }
+      }),
+      (opening) =>
+        Effect.sync(() => {
+          opening.session?.close("closed by its owner")
+          opening.socket.destroy()
+        })
+    )
+    return Effect.flatMap(socket, (opening) =>
+      Effect.withFiber((fiber) =>
+        Effect.callback<ClientSession, ConnectError>((resume) => {
+          const { socket } = opening
+          const fail = (kind: CallError.ConnectFailed["kind"], detail: string) => {
+            stop()
+            socket.destroy()
+            resume(Effect.fail(connectFailed(address, kind, detail)))
+          }
+          const failed = (error: Error) => {
+            const code = codeOf(error)
+            fail(kinds[code] ?? "unreachable", code)
+          }
+          const connected = () => {
+            stop()
+            opening.session = make(socket)
+            resume(Effect.succeed(opening.session))
+          }
+          const timer = Timer.schedule(fiber, Timer.now(fiber) + timeoutMillis, () =>
+            fail("timeout", `no connection within ${timeoutMillis}ms`))
+          const stop = () => {
+            timer.cancel()
+            socket.off("error", failed)
+            socket.off("connect", connected)
+          }
+          socket.on("error", failed)
+          socket.on("connect", connected)
+          return Effect.sync(stop)
+        })
+      ))
+  })
+
+/** Runs what fills a scope in one of its own, which a failure ends at once and not only with the outer one. */
+const orNothing = <A, E, R>(self: Effect.Effect<A, E, R | Scope.Scope>): Effect.Effect<A, E, R | Scope.Scope> =>
+  Effect.flatMap(
+    Effect.flatMap(Effect.scope, Scope.fork),
+    (scope) =>
+      Effect.onExit(Scope.provide(self, scope), (exit) => Exit.isSuccess(exit) ? Effect.void : Scope.close(scope, exit))
   )
 
 /**
@@ -170,33 +220,28 @@ export const make = (options: TcpOptions = {}): Effect.Effect<Transport["Service
             why,
             atMillis: Timer.nowOf(source.clock)
           })
-        return Effect.acquireRelease(
-          Effect.map(open(address, connectMillis), (socket) => {
-            const env: Env = { source, limits, agent, onClosed: (why) => changed("closed", why) }
-            const session = new ClientSession(address, pipeOf(socket, address), env)
-            wire(socket, {
-              onData: (chunk) => session.onData(chunk),
-              onDrain: () => session.onDrain(),
-              close: (why) => session.close(why)
-            })
-            changed("opened", "connected")
-            return session
-          }),
-          (session) => Effect.sync(() => session.close("closed by its owner")),
-          { interruptible: true }
-        )
+        return orNothing(open(address, connectMillis, (socket) => {
+          const env: Env = { source, limits, agent, onClosed: (why) => changed("closed", why) }
+          const session = new ClientSession(address, pipeOf(socket, address), env)
+          wire(socket, session)
+          // No answer comes after that. `close` follows only when what we wrote has left, which may be never.
+          socket.on("end", () => session.close("closed by the peer"))
+          changed("opened", "connected")
+          return session
+        }))
       })
 
     const listen: Transport["Service"]["listen"] = Effect.fnUntraced(function*(address, serve) {
       const target = parse(address)
-      if (target === undefined) return yield* Effect.fail(notAnAddress(address))
+      if (target === undefined) return yield* notAnAddress(address)
       const context = yield* Effect.context<never>()
       const fork = Effect.runForkWith(context)
       const { receiver, source } = yield* Effect.withFiber((fiber) =>
         Effect.succeed({ source: Timer.sourceOf(fiber), receiver: CallEvent.receiverOf(fiber) })
       )
       const sessions = new Set<ServerSession>()
-      const idle: Array<() => void> = []
+      const running = new Running()
+      let idle: Array<() => void> = []
       const past = { requests: 0, refused: 0, protocolErrors: 0 }
 
       const accept = (socket: Net.Socket): void => {
@@ -225,30 +270,47 @@ export const make = (options: TcpOptions = {}): Effect.Effect<Transport["Service
               receiver?.event({ _tag: "RequestRefused", peer, method: undefined, why, atMillis })
               fork(Effect.logWarning(`${address}: closed the session of ${peer}: ${why}`))
             }
-            if (sessions.size === 0) { for (const done of idle.splice(0)) done() }
+            if (sessions.size > 0) return
+            const waiting = idle
+            idle = []
+            for (const done of waiting) done()
           }
         }
-        const session = new ServerSession(pipeOf(socket, peer), env, serve, context)
+        const session = new ServerSession(pipeOf(socket, peer), env, serve, running, context)
         sessions.add(session)
-        wire(socket, {
-          onData: (chunk) => session.onData(chunk),
-          onDrain: () => session.onDrain(),
-          close: (why) => session.close(why)
-        })
+        wire(socket, session)
         changed("opened", "accepted")
       }
 
-      const server = yield* Effect.acquireRelease(
-        Effect.callback<Net.Server, ConnectError>((resume) => {
-          const server = Net.createServer({ noDelay: true }, accept)
-          server.once("error", (error) => resume(Effect.fail(connectFailed(address, "unreachable", codeOf(error)))))
-          server.listen({ ...target }, () => resume(Effect.succeed(server)))
-        }),
-        (server) =>
-          Effect.callback<void>((resume) => {
-            server.close(() => resume(Effect.void))
-            for (const session of sessions) session.close("the server has closed")
+      const server = yield* orNothing(
+        Effect.acquireRelease(
+          Effect.sync(() => {
+            const server = Net.createServer({ noDelay: true }, accept)
+            // After it listens too: a connection that could not be accepted is the kernel's failure, and not our end.
+            server.on("error", (error) => {
+              if (server.listening) fork(Effect.logWarning(`${address}: cannot accept a connection: ${codeOf(error)}`))
+            })
+            return server
+          }),
+          (server) =>
+            Effect.andThen(
+              Effect.callback<void>((resume) => {
+                server.close(() => resume(Effect.void))
+                for (const session of sessions) session.close("the server has closed")
+              }),
+              // Interrupted by now; what they hold may belong to whoever closes us.
+              running.ended
+            )
+        ).pipe(Effect.tap((server) =>
+          Effect.callback<void, ConnectError>((resume) => {
+            const failed = (error: Error) => resume(Effect.fail(connectFailed(address, "unreachable", codeOf(error))))
+            server.once("error", failed)
+            server.listen({ ...target }, () => {
+              server.off("error", failed)
+              resume(Effect.void)
+            })
           })
+        ))
       )
       const bound = server.address() as Net.AddressInfo
       const sum = (of: (session: ServerSession) => number) => {
@@ -260,17 +322,24 @@ export const make = (options: TcpOptions = {}): Effect.Effect<Transport["Service
         address: `tcp://${target.host.includes(":") ? `[${target.host}]` : target.host}:${bound.port}`,
         stats: () => ({
           sessions: sessions.size,
-          inFlight: sum((session) => session.inFlight),
+          inFlight: running.count,
           requests: past.requests + sum((session) => session.requests),
           protocolErrors: past.protocolErrors,
           refused: past.refused + sum((session) => session.refused)
         }),
-        drain: Effect.callback<void>((resume) => {
-          server.close()
-          if (sessions.size === 0) return resume(Effect.void)
-          idle.push(() => resume(Effect.void))
-          for (const session of sessions) session.leave("draining")
-        })
+        drain: Effect.andThen(
+          Effect.callback<void>((resume) => {
+            server.close()
+            for (const session of sessions) session.leave()
+            if (sessions.size === 0) return resume(Effect.void)
+            const done = () => resume(Effect.void)
+            idle.push(done)
+            return Effect.sync(() => {
+              idle = idle.filter((waiter) => waiter !== done)
+            })
+          }),
+          running.ended
+        )
       }
     })
 

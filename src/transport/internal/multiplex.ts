@@ -15,6 +15,7 @@ import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import type * as Fiber from "effect/Fiber"
 import * as CallError from "../../contract/CallError.ts"
+import * as ErrorCode from "../../contract/ErrorCode.ts"
 import * as Interruption from "../../contract/Interruption.ts"
 import * as Timer from "../../contract/Timer.ts"
 import * as BodyCodec from "../../wire/BodyCodec.ts"
@@ -52,62 +53,66 @@ export interface Env {
 const slotMask = 0xffff
 const maxSlots = slotMask + 1
 
+const tooLarge = (target: string, { limitBytes, sizeBytes }: FrameCodec.Oversize): SendError =>
+  new CallError.CallError({ _tag: "TooLarge", target, sizeBytes, limitBytes, sent: "no" })
+
 const lost = (target: string, detail: string, sent: CallError.Sent): SendError =>
   new CallError.CallError({ _tag: "ConnectionLost", target, detail, sent })
 
-/** A frame that has begun must go on: watches a decoder that stands in the middle of one. */
-class FrameWatch {
+/**
+ * Says when what is waited for has not come in time: the rest of a frame, or a
+ * peer's reading. What arrived while this very process stood still is read
+ * before anything is concluded.
+ */
+class Watch {
   private readonly env: Env
-  private readonly stuck: () => void
+  private readonly pipe: Pipe
+  private readonly millis: number
+  private readonly late: () => void
   private timer: Timer.Timer | undefined
-  private lastByteAt = 0
+  private since = 0
+  private waiting = false
 
-  constructor(env: Env, stuck: () => void) {
+  constructor(env: Env, pipe: Pipe, millis: number, late: () => void) {
     this.env = env
-    this.stuck = stuck
+    this.pipe = pipe
+    this.millis = millis
+    this.late = late
   }
 
-  after(partial: boolean, nowMillis: number): void {
-    this.lastByteAt = nowMillis
-    if (!partial) this.stop()
-    else if (this.timer === undefined) this.arm(nowMillis)
+  /** Waits from now on, whatever was before. */
+  start(): void {
+    this.since = this.now()
+    this.waiting = true
+    if (this.timer === undefined) this.arm()
   }
 
   stop(): void {
+    this.waiting = false
     this.timer?.cancel()
     this.timer = undefined
   }
 
-  private arm(nowMillis: number): void {
-    this.timer = Timer.scheduleOn(this.env.source, nowMillis + this.env.limits.frameTimeoutMillis, () => {
+  private arm(): void {
+    this.timer = Timer.scheduleOn(this.env.source, this.since + this.millis, () => {
       this.timer = undefined
-      const now = Timer.nowOf(this.env.source.clock)
-      if (now - this.lastByteAt >= this.env.limits.frameTimeoutMillis - 1) this.stuck()
-      else this.arm(this.lastByteAt)
+      if (this.isLate()) this.pipe.defer(this.conclude)
+      else this.arm()
     })
   }
-}
 
-/** Gives up on a peer that takes nothing for too long. */
-class StallWatch {
-  private readonly env: Env
-  private readonly stalled: () => void
-  private timer: Timer.Timer | undefined
-
-  constructor(env: Env, stalled: () => void) {
-    this.env = env
-    this.stalled = stalled
+  private readonly conclude = (): void => {
+    if (!this.waiting || this.timer !== undefined) return
+    if (this.isLate()) this.late()
+    else this.arm()
   }
 
-  start(): void {
-    if (this.timer !== undefined) return
-    const at = Timer.nowOf(this.env.source.clock) + this.env.limits.stallMillis
-    this.timer = Timer.scheduleOn(this.env.source, at, this.stalled)
+  private isLate(): boolean {
+    return this.now() - this.since >= this.millis - 1
   }
 
-  stop(): void {
-    this.timer?.cancel()
-    this.timer = undefined
+  private now(): number {
+    return Timer.nowOf(this.env.source.clock)
   }
 }
 
@@ -131,8 +136,9 @@ class Pending {
     this.session.start(this)
   }
 
+  /** Runs before `register` did where the caller was interrupted between the two: then there is nothing to undo. */
   readonly onExit = (exit: Exit.Exit<Frame.Response, SendError>): undefined => {
-    if (this.state !== "done") this.session.abandon(this, exit)
+    if (this.state === "waiting" || this.state === "written") this.session.abandon(this, exit)
     return undefined
   }
 
@@ -162,8 +168,8 @@ export class ClientSession implements Session {
   private readonly pipe: Pipe
   private readonly outbox: Outbox
   private readonly decoder: FrameCodec.Decoder
-  private readonly frameWatch: FrameWatch
-  private readonly stallWatch: StallWatch
+  private readonly frameWatch: Watch
+  private readonly stallWatch: Watch
   private readonly listeners = new Set<() => void>()
 
   private readonly slots: Array<Pending | Quarantined | undefined> = []
@@ -176,10 +182,13 @@ export class ClientSession implements Session {
   private written = 0
   private peerMaxPayload = Frame.defaultMaxPayloadBytes
   private peerFeatures = 0
+  /** Each side says hello once. */
+  private helloed = false
   private maxInFlight: number
   private lastByteAt: number
   private pingTimer: Timer.Timer | undefined
   private pinged = false
+  private slotTimer: Timer.Timer | undefined
   private drainers: Array<() => void> = []
 
   constructor(address: string, pipe: Pipe, env: Env) {
@@ -189,8 +198,9 @@ export class ClientSession implements Session {
     this.outbox = new Outbox(pipe, () => this.stallWatch.start())
     this.maxInFlight = Math.min(maxSlots, env.limits.maxInFlight)
     this.decoder = new FrameCodec.Decoder(env.limits.maxPayloadBytes, this.onFrame)
-    this.frameWatch = new FrameWatch(env, () => this.close("half a frame, then silence"))
-    this.stallWatch = new StallWatch(env, () => this.close("the peer does not read"))
+    const { frameTimeoutMillis, stallMillis } = env.limits
+    this.frameWatch = new Watch(env, pipe, frameTimeoutMillis, () => this.close("half a frame, then silence"))
+    this.stallWatch = new Watch(env, pipe, stallMillis, () => this.close("the peer does not read"))
     this.lastByteAt = Timer.nowOf(env.source.clock)
     this.outbox.hello({
       features: Frame.features,
@@ -236,16 +246,8 @@ export class ClientSession implements Session {
       return pending.complete(Exit.fail(lost(this.address, `the session is ${this.status}`, "no")))
     }
     const metadataSize = FrameCodec.metadataBytes(pending.request.headers)
-    const size = pending.request.body.length + metadataSize + 64
-    if (size > this.peerMaxPayload || metadataSize > Frame.maxMetadataBytes) {
-      const limitBytes = metadataSize > Frame.maxMetadataBytes ? Frame.maxMetadataBytes : this.peerMaxPayload
-      const sizeBytes = metadataSize > Frame.maxMetadataBytes ? metadataSize : size
-      return pending.complete(
-        Exit.fail(
-          new CallError.CallError({ _tag: "TooLarge", target: this.address, sizeBytes, limitBytes, sent: "no" })
-        )
-      )
-    }
+    const oversize = FrameCodec.oversize(pending.request, metadataSize, this.peerMaxPayload)
+    if (oversize !== undefined) return pending.complete(Exit.fail(tooLarge(this.address, oversize)))
     if (this.queued === 0 && !this.outbox.congested && this.write(pending, metadataSize)) return
     if (this.queued >= this.env.limits.maxQueued) {
       return pending.complete(Exit.fail(
@@ -260,6 +262,7 @@ export class ClientSession implements Session {
     pending.state = "waiting"
     this.queued++
     this.queue.push(pending)
+    if (!this.outbox.congested) this.awaitSlot()
   }
 
   /** Its caller has gone: nothing on the wire if it never was there, else a cancel and a slot in quarantine. */
@@ -268,6 +271,7 @@ export class ClientSession implements Session {
     pending.state = "done"
     if (state === "waiting") {
       this.queued--
+      this.queue.left()
       return this.settled()
     }
     this.written--
@@ -298,9 +302,10 @@ export class ClientSession implements Session {
   }
 
   private takeSlot(now: number): number {
-    const free = this.free.pop()
-    if (free !== undefined) return free
-    if (this.slots.length < this.maxInFlight) {
+    // Not `slots.length`: the peer's hello may have lowered the limit since slots were made.
+    if (this.written + this.quarantined < this.maxInFlight) {
+      const free = this.free.pop()
+      if (free !== undefined) return free
       this.generations.push(0)
       return this.slots.push(undefined) - 1
     }
@@ -324,19 +329,34 @@ export class ClientSession implements Session {
     while (!this.outbox.congested) {
       const pending = this.queue.peek()
       if (pending === undefined) return
-      if (!this.write(pending, FrameCodec.metadataBytes(pending.request.headers))) return
+      const metadataSize = FrameCodec.metadataBytes(pending.request.headers)
+      // The peer may have said meanwhile that it takes less.
+      const oversize = FrameCodec.oversize(pending.request, metadataSize, this.peerMaxPayload)
+      if (oversize === undefined && !this.write(pending, metadataSize)) return this.awaitSlot()
       this.queue.drop()
       this.queued--
+      if (oversize !== undefined) pending.complete(Exit.fail(tooLarge(this.address, oversize)))
     }
+  }
+
+  /** What waits for a slot goes on when the oldest leaves its quarantine, should nothing else free one before. */
+  private awaitSlot(): void {
+    const oldest = this.quarantine.peek()
+    if (oldest === undefined || this.slotTimer !== undefined) return
+    this.slotTimer = Timer.scheduleOn(this.env.source, oldest.until, () => {
+      this.slotTimer = undefined
+      this.pump()
+    })
   }
 
   /** Fewer calls are in flight than before. */
   private settled(): void {
     if (this.queued > 0) this.pump()
-    if (this.status === "draining" && this.inFlight === 0) {
-      this.outbox.end()
-      this.close("drained")
+    else if (this.slotTimer !== undefined) {
+      this.slotTimer.cancel()
+      this.slotTimer = undefined
     }
+    if (this.status === "draining" && this.inFlight === 0) this.close("drained")
   }
 
   private changed(): void {
@@ -348,6 +368,15 @@ export class ClientSession implements Session {
     this.status = "draining"
     this.changed()
     this.settled()
+  }
+
+  /** The peer is going away: it would refuse what has not been written. */
+  private onGoingAway(): void {
+    const waiting = this.queue.takeAll()
+    this.queued = 0
+    for (const pending of waiting) pending.state = "done"
+    this.leave()
+    for (const pending of waiting) pending.complete(Exit.fail(lost(this.address, "the peer is going away", "no")))
   }
 
   // What the pipe reports ---------------------------------------------------------------------------
@@ -362,16 +391,25 @@ export class ClientSession implements Session {
     }
     const error = this.decoder.push(chunk)
     if (error !== undefined) return this.close(Frame.describe(error), error)
-    this.frameWatch.after(this.decoder.isPartial, this.lastByteAt)
+    if (this.isOver()) return
+    if (this.decoder.isPartial) this.frameWatch.start()
+    else this.frameWatch.stop()
   }
 
   onDrain(): void {
+    if (this.isOver()) return
     this.stallWatch.stop()
     this.outbox.drained()
     this.pump()
   }
 
+  /** Whoever was answered may have closed the session: its callers run within ours. */
+  private isOver(): boolean {
+    return this.status === "closed"
+  }
+
   private readonly onFrame: FrameCodec.OnFrame = (type, bytes, start, end) => {
+    if (this.isOver()) return undefined
     switch (type) {
       case Frame.Type.response: {
         const decoded = FrameCodec.response(bytes, start, end)
@@ -384,10 +422,11 @@ export class ClientSession implements Session {
         return this.onHello(decoded.value)
       }
       case Frame.Type.goingAway:
-        this.leave()
+        this.onGoingAway()
         return undefined
       case Frame.Type.ping:
-        this.outbox.ping(Frame.Type.pong, Buffer.from(bytes.subarray(start, end)))
+        // Who asks and does not read is not answered: answers would pile up here.
+        if (!this.outbox.congested) this.outbox.ping(Frame.Type.pong, bytes.subarray(start, end))
         return undefined
       default:
         return undefined
@@ -406,11 +445,14 @@ export class ClientSession implements Session {
     } else {
       entry.over = true
       this.quarantined--
+      this.quarantine.left()
     }
     this.settled()
   }
 
   private onHello(hello: Frame.Hello): undefined {
+    if (this.helloed) return
+    this.helloed = true
     this.peerFeatures = hello.features
     this.peerMaxPayload = hello.maxPayloadBytes
     if (hello.maxInFlight > 0) this.maxInFlight = Math.min(this.maxInFlight, hello.maxInFlight)
@@ -427,7 +469,7 @@ export class ClientSession implements Session {
     const wait = this.pinged ? pingTimeoutMillis : pingIntervalMillis
     this.pingTimer = Timer.scheduleOn(this.env.source, since + wait, () => {
       const now = Timer.nowOf(this.env.source.clock)
-      if (this.pinged) return this.close(`no sign of life for ${Math.round(now - this.lastByteAt)}ms`)
+      if (this.pinged) return this.pipe.defer(this.unanswered)
       if (now - this.lastByteAt < pingIntervalMillis - 1) return this.watchSilence(this.lastByteAt)
       this.pinged = true
       this.outbox.ping(Frame.Type.ping, Buffer.alloc(8))
@@ -435,26 +477,37 @@ export class ClientSession implements Session {
     })
   }
 
+  /** A ping's time is up. What arrived while this very process stood still has been read by now. */
+  private readonly unanswered = (): void => {
+    if (!this.pinged) return this.watchSilence(this.lastByteAt)
+    this.close(`no sign of life for ${Math.round(Timer.nowOf(this.env.source.clock) - this.lastByteAt)}ms`)
+  }
+
   /** Ends the session and fails everything on it, each with what is known of whether it left. */
   close(why: string, protocolError?: Frame.FrameError): void {
     if (this.status === "closed") return
     this.status = "closed"
     this.pingTimer?.cancel()
+    this.slotTimer?.cancel()
     this.frameWatch.stop()
     this.stallWatch.stop()
-    if (why !== "drained") this.pipe.destroy()
+    this.outbox.close()
+    this.pipe.destroy()
     const pending = [...this.slots.filter((entry) => entry instanceof Pending), ...this.queue.takeAll()]
     this.slots.length = this.free.length = this.generations.length = 0
     this.quarantine.takeAll()
     this.quarantined = this.queued = this.written = 0
-    for (const entry of pending) {
+    const exits = pending.map((entry) => {
       const sent = entry.state === "written" && entry.flush <= this.outbox.flushes ? "maybe" : "no"
-      entry.complete(Exit.fail(
+      // All of them are over before the first is told: one may interrupt another.
+      entry.state = "done"
+      return Exit.fail(
         protocolError === undefined
           ? lost(this.address, why, sent)
-          : new CallError.CallError({ _tag: "ProtocolViolation", target: this.address, detail: why, sent })
-      ))
-    }
+          : new CallError.CallError({ _tag: "ProtocolViolation" as const, target: this.address, detail: why, sent })
+      )
+    })
+    for (const [index, entry] of pending.entries()) entry.complete(exits[index]!)
     const { drainers } = this
     this.drainers = []
     for (const drained of drainers) drained()
@@ -470,51 +523,96 @@ interface Serving {
   readonly fiber: Fiber.Fiber<Frame.Response>
 }
 
+/** The handlers of one listener that run: a closed session's too, as long as they take to end. */
+export class Running {
+  count = 0
+  private waiting: Array<() => void> = []
+
+  /** Starts one. */
+  start(fiber: Fiber.Fiber<Frame.Response>): void {
+    this.count++
+    fiber.addObserver(() => {
+      if (--this.count > 0) return
+      const { waiting } = this
+      this.waiting = []
+      for (const done of waiting) done()
+    })
+  }
+
+  /** Waits until none runs. */
+  readonly ended: Effect.Effect<void> = Effect.callback((resume) => {
+    if (this.count === 0) return resume(Effect.void)
+    const done = () => resume(Effect.void)
+    this.waiting.push(done)
+    return Effect.sync(() => {
+      this.waiting = this.waiting.filter((waiter) => waiter !== done)
+    })
+  })
+}
+
 /** The serving end. */
 export class ServerSession {
   private readonly env: Env
   private readonly pipe: Pipe
   private readonly outbox: Outbox
   private readonly decoder: FrameCodec.Decoder
-  private readonly frameWatch: FrameWatch
-  private readonly stallWatch: StallWatch
+  private readonly frameWatch: Watch
+  private readonly stallWatch: Watch
   private readonly serve: Serve
+  private readonly running: Running
   private readonly run: (effect: Effect.Effect<Frame.Response>) => Fiber.Fiber<Frame.Response>
   private readonly serving: Array<Serving | undefined> = []
   private closed = false
   private leaving = false
-  /** Whether the peer has said hello: one that has not never sees an extension. */
-  private greeted = false
+  /** What the peer said, if it has: one that has not never sees an extension. */
+  private hello: Frame.Hello | undefined
   inFlight = 0
   requests = 0
   refused = 0
 
-  constructor(pipe: Pipe, env: Env, serve: Serve, context: Context.Context<never>) {
+  constructor(pipe: Pipe, env: Env, serve: Serve, running: Running, context: Context.Context<never>) {
     this.pipe = pipe
     this.env = env
     this.serve = serve
+    this.running = running
     this.run = Effect.runForkWith(context)
     this.outbox = new Outbox(pipe, () => {
       // Who does not read answers is not read from: its requests wait in its own kernel.
       pipe.pause()
+      // What it has begun to say cannot go on now.
+      this.frameWatch.stop()
       this.stallWatch.start()
     })
     this.decoder = new FrameCodec.Decoder(env.limits.maxPayloadBytes, this.onFrame)
-    this.frameWatch = new FrameWatch(env, () => this.close("half a frame, then silence"))
-    this.stallWatch = new StallWatch(env, () => this.close("the peer does not read"))
+    const { frameTimeoutMillis, stallMillis } = env.limits
+    this.frameWatch = new Watch(env, pipe, frameTimeoutMillis, () => this.close("half a frame, then silence"))
+    this.stallWatch = new Watch(env, pipe, stallMillis, () => this.close("the peer does not read"))
   }
 
   onData(chunk: Buffer): void {
     if (this.closed) return
     const error = this.decoder.push(chunk)
     if (error !== undefined) return this.close(Frame.describe(error), error)
-    this.frameWatch.after(this.decoder.isPartial, Timer.nowOf(this.env.source.clock))
+    this.watchFrame()
   }
 
   onDrain(): void {
+    if (this.closed) return
     this.stallWatch.stop()
     this.outbox.drained()
     this.pipe.resume()
+    this.watchFrame()
+  }
+
+  private watchFrame(): void {
+    if (this.isOver()) return
+    if (this.decoder.isPartial) this.frameWatch.start()
+    else this.frameWatch.stop()
+  }
+
+  /** A handler may have closed the session: it begins within our own step. */
+  private isOver(): boolean {
+    return this.closed
   }
 
   /**
@@ -522,16 +620,24 @@ export class ServerSession {
    * peer ends the session when it has its answers: if we did, a request that
    * crosses our word on the wire would be lost instead of refused.
    */
-  leave(why: string): void {
+  leave(): void {
     if (this.closed || this.leaving) return
     this.leaving = true
-    if (this.greeted) this.outbox.goingAway(why)
+    this.sayGoodbye()
+  }
+
+  private sayGoodbye(): void {
+    if (this.understands(Frame.Feature.goingAway)) this.outbox.goingAway("draining")
     else this.endIfIdle()
+  }
+
+  private understands(feature: number): boolean {
+    return this.hello !== undefined && (this.hello.features & feature) !== 0
   }
 
   /** A peer that cannot be told is left when nothing is in flight. */
   private endIfIdle(): void {
-    if (this.leaving && !this.greeted && this.inFlight === 0) this.outbox.end()
+    if (this.leaving && this.inFlight === 0 && !this.understands(Frame.Feature.goingAway)) this.outbox.end()
   }
 
   /** Ends the session and interrupts whatever still runs for it. */
@@ -540,12 +646,14 @@ export class ServerSession {
     this.closed = true
     this.frameWatch.stop()
     this.stallWatch.stop()
+    this.outbox.close()
     this.pipe.destroy()
     for (const serving of this.serving) serving?.fiber.interruptUnsafe(undefined, Interruption.annotations.shutdown)
     this.env.onClosed(why, protocolError)
   }
 
   private readonly onFrame: FrameCodec.OnFrame = (type, bytes, start, end) => {
+    if (this.isOver()) return undefined
     switch (type) {
       case Frame.Type.request: {
         const decoded = FrameCodec.request(bytes, start, end, Timer.nowOf(this.env.source.clock))
@@ -563,24 +671,29 @@ export class ServerSession {
         return undefined
       }
       case Frame.Type.ping:
-        this.outbox.ping(Frame.Type.pong, Buffer.from(bytes.subarray(start, end)))
+        this.outbox.ping(Frame.Type.pong, bytes.subarray(start, end))
         return undefined
       case Frame.Type.hello: {
         const decoded = FrameCodec.hello(bytes, start, end)
         if (decoded._tag !== "Ok") return decoded
-        this.greeted = true
-        this.outbox.hello({
-          features: Frame.features,
-          maxPayloadBytes: this.env.limits.maxPayloadBytes,
-          maxInFlight: this.env.limits.maxInFlight,
-          codecs: BodyCodec.all.map((codec) => codec.id),
-          agent: this.env.agent
-        })
-        return undefined
+        return this.onHello(decoded.value)
       }
       default:
         return undefined
     }
+  }
+
+  private onHello(hello: Frame.Hello): undefined {
+    if (this.hello !== undefined) return
+    this.hello = hello
+    this.outbox.hello({
+      features: Frame.features,
+      maxPayloadBytes: this.env.limits.maxPayloadBytes,
+      maxInFlight: this.env.limits.maxInFlight,
+      codecs: BodyCodec.all.map((codec) => codec.id),
+      agent: this.env.agent
+    })
+    if (this.leaving) this.sayGoodbye()
   }
 
   private onRequest(id: number, request: Frame.Request): void {
@@ -591,7 +704,8 @@ export class ServerSession {
     }
     const slot = id & slotMask
     this.inFlight++
-    const fiber = this.run(this.serve(request, this.pipe.peer))
+    const fiber = this.run(Effect.suspend(() => this.serve(request, this.pipe.peer)))
+    this.running.start(fiber)
     const serving: Serving = { id, fiber }
     // Filled in before the slot is needed: a client's slots are small numbers, taken in turn.
     while (this.serving.length <= slot) this.serving.push(undefined)
@@ -600,9 +714,11 @@ export class ServerSession {
       this.inFlight--
       // An uninterruptible handler may outlast its cancelled slot, whose next user is served by now.
       if (this.serving[slot] === serving) this.serving[slot] = undefined
-      this.answer(id, Exit.isSuccess(exit) ? exit.value : interrupted(exit.cause))
+      this.answer(id, Exit.isSuccess(exit) ? exit.value : withoutAnswer(exit.cause))
       this.endIfIdle()
     })
+    // It runs at once and may have closed the session that it belongs to.
+    if (this.closed) fiber.interruptUnsafe(undefined, Interruption.annotations.shutdown)
   }
 
   private refuse(id: number, status: number, message: string): void {
@@ -612,23 +728,31 @@ export class ServerSession {
 
   private answer(id: number, response: Frame.Response): void {
     if (this.closed) return
-    const metadataSize = FrameCodec.metadataBytes(response.headers)
-    if (metadataSize <= Frame.maxMetadataBytes) return this.outbox.response(id, response, metadataSize)
-    const why = `the answer's metadata takes ${metadataSize} bytes, the limit is ${Frame.maxMetadataBytes}`
-    this.outbox.response(id, refusal(Frame.Status.tooLarge, why, true), 0)
+    const fitting = fit(response, this.hello?.maxPayloadBytes ?? Frame.defaultMaxPayloadBytes)
+    this.outbox.response(id, fitting, FrameCodec.metadataBytes(fitting.headers))
   }
+}
+
+/** A response that a peer accepting payloads of `limitBytes` can take: this one, or the word that it is too large. */
+export const fit = (response: Frame.Response, limitBytes: number): Frame.Response => {
+  const metadataSize = FrameCodec.metadataBytes(response.headers)
+  const oversize = FrameCodec.oversizeResponse(response, metadataSize, limitBytes)
+  if (oversize === undefined) return response
+  const { limitBytes: limit, sizeBytes, what } = oversize
+  const message = `the answer's ${what} takes ${sizeBytes} bytes, the limit is ${limit}`
+  return refusal(Frame.Status.tooLarge, { message, sizeBytes, limitBytes: limit }, true)
 }
 
 /** A response of the runtime itself: its body says why, as JSON. */
 export const refusal = (
   status: number,
-  message: string,
+  why: string | { readonly message: string } & Readonly<Record<string, unknown>>,
   processed: boolean,
   retryAfterMillis?: number
 ): Frame.Response => ({
   status,
   codec: BodyCodec.json.id,
-  body: Buffer.from(JSON.stringify({ message })),
+  body: Buffer.from(JSON.stringify(typeof why === "string" ? { message: why } : why)),
   processed,
   retryAfterMillis,
   headers: {}
@@ -636,7 +760,14 @@ export const refusal = (
 
 const cancelled = refusal(Frame.Status.cancelled, "cancelled", true)
 const expired = refusal(Frame.Status.deadlineExceeded, "the deadline passed while the handler ran", true)
+const died = refusal(
+  Frame.Status.remote,
+  { code: ErrorCode.own.handlerDefect, message: "the handler died of a defect", retry: "never" },
+  true
+)
 
-/** The answer to a request whose handler was interrupted: by its deadline, its caller, or our closing. */
-export const interrupted = (cause: Cause.Cause<unknown>): Frame.Response =>
-  Interruption.fromCause(cause) === "deadline" ? expired : cancelled
+/** The answer to a request whose handler gave none: interrupted by its deadline, its caller or our closing, or dead. */
+export const withoutAnswer = (cause: Cause.Cause<unknown>): Frame.Response => {
+  const reason = Interruption.fromCause(cause)
+  return reason === undefined ? died : reason === "deadline" ? expired : cancelled
+}
