@@ -450,16 +450,12 @@ class Reader {
   metadata(): Readonly<Record<string, string>> {
     const size = this.u16()
     const end = this.at + size
-    if (end > this.end) {
-      this.overrun = true
-      return noHeaders
-    }
     const headers: Record<string, string> = Object.create(null)
     while (this.at < end && !this.overrun) {
       const name = this.text()
       headers[name] = this.text()
     }
-    // A pair that reaches past the block's own length would read the body as metadata.
+    // A pair that reaches past the block's own length would read the body as metadata; a block past the payload's never ends.
     if (this.at !== end) this.overrun = true
     return headers
   }
