@@ -56,7 +56,7 @@ export const userCount = 500
 const given = ["Ada", "Alan", "Barbara", "Edsger", "Grace", "Ken", "Leslie", "Margaret", "Radia", "Tony"]
 const family = ["Dijkstra", "Hamilton", "Hoare", "Hopper", "Lamport", "Liskov", "Lovelace", "Perlman", "Thompson"]
 
-type Row = Omit<typeof User.Type, "etag">
+type Row = Omit<User, "etag">
 
 const seedRows = (): Map<number, Row> => {
   const rows = new Map<number, Row>()

@@ -1,0 +1,10 @@
+/** The commands, as one. */
+import * as Command from "effect/cli/Command"
+import { call } from "./call.ts"
+import { demo } from "./demo.ts"
+import { serve } from "./serve.ts"
+
+export const holdfast = Command.make("holdfast").pipe(
+  Command.withDescription("Remote calls that hold."),
+  Command.withSubcommands([call, serve, demo])
+)
