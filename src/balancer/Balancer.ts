@@ -50,12 +50,26 @@ export interface Balancer {
   readonly drain: Effect.Effect<void>
 }
 
-/** A balancer over a changing set of addresses, for the life of the scope. Waits for the first set. */
+/**
+ * A balancer over a changing set of addresses, for the life of the scope. Waits
+ * for the first set. Closing the scope drains every endpoint before it ends any.
+ */
 export const make = (options: BalancerOptions): Effect.Effect<Balancer, never, Scope.Scope> =>
   Effect.gen(function*() {
     const { target } = options
-    const scope = yield* Effect.scope
     let endpoints: ReadonlyArray<Endpoint> = []
+    /** Those in use, and those that have gone from the set and finish what they have. */
+    const open = new Set<Endpoint>()
+    let leaving = false
+    const drain = Effect.suspend(() => {
+      leaving = true
+      return Effect.forEach(open, (endpoint) => endpoint.connection.drain, { concurrency: "unbounded", discard: true })
+    })
+    // Of its own, so that an endpoint found later than a caller's other finalizers is drained all the same.
+    const scope = yield* Effect.acquireRelease(
+      Scope.make(),
+      (scope, exit) => Effect.ensuring(drain, Scope.close(scope, exit))
+    )
 
     const changed = (endpoint: string, change: "added" | "removed") =>
       Effect.withFiber((fiber) => {
@@ -74,14 +88,23 @@ export const make = (options: BalancerOptions): Effect.Effect<Balancer, never, S
       const own = yield* Scope.fork(scope)
       const endpoint = yield* Scope.provide(options.endpoint(address), own)
       yield* changed(address, "added")
-      return { ...endpoint, close: Effect.ensuring(endpoint.close, Scope.close(own, Exit.void)) }
+      const owned: Endpoint = {
+        ...endpoint,
+        close: endpoint.close.pipe(
+          Effect.ensuring(Scope.close(own, Exit.void)),
+          Effect.ensuring(Effect.sync(() => open.delete(owned)))
+        )
+      }
+      open.add(owned)
+      return owned
     })
 
     const update = Effect.fnUntraced(function*(addresses: ReadonlyArray<string>) {
+      if (leaving) return
       const wanted = new Set(addresses)
       const known = new Set(endpoints.map((endpoint) => endpoint.address))
       const gone = endpoints.filter((endpoint) => !wanted.has(endpoint.address))
-      const added = yield* Effect.forEach(addresses.filter((address) => !known.has(address)), add)
+      const added = yield* Effect.forEach([...wanted].filter((address) => !known.has(address)), add)
       endpoints = [...endpoints.filter((endpoint) => wanted.has(endpoint.address)), ...added]
       for (const endpoint of added) endpoint.connection.prepare()
       for (const endpoint of gone) {
@@ -93,28 +116,29 @@ export const make = (options: BalancerOptions): Effect.Effect<Balancer, never, S
     const first = yield* Deferred.make<void>()
     yield* Stream.runForEach(options.addresses, (addresses) =>
       Effect.andThen(update(addresses), Deferred.succeed(first, undefined))).pipe(
-        // A source that dies before its first set is a mistake of whoever asked; later, the last set stands.
+        // A source that dies before its first set is a mistake of whoever asked; later, the last set stands. One that
+        // ends without a set knows of no address.
         Effect.onExit((exit) =>
-          Exit.isFailure(exit) ? Deferred.failCause(first, exit.cause) : Effect.void
+          Exit.isSuccess(exit)
+            ? Deferred.succeed(first, undefined)
+            : Effect.flatMap(Deferred.failCause(first, exit.cause), (early) =>
+              early || Cause.hasInterrupts(exit.cause)
+                ? Effect.void
+                : Effect.logError(`discovery of ${target} has died, its last addresses stand`, exit.cause))
         ),
-        Effect.forkScoped({ startImmediately: true })
+        Effect.forkIn(scope, { startImmediately: true })
       )
     yield* Deferred.await(first)
 
     return {
       target,
-      endpoints: () => endpoints,
+      endpoints: () =>
+        endpoints,
       run: (level, attempt) =>
         Effect.withFiber((fiber) =>
           offer({ fiber, target, level, attempt, endpoints: () => endpoints }, [], undefined)
         ),
-      drain: Effect.suspend(() => {
-        const leaving = endpoints
-        return Effect.forEach(leaving, (endpoint) => endpoint.connection.drain, {
-          concurrency: "unbounded",
-          discard: true
-        })
-      })
+      drain
     }
   })
 
@@ -135,22 +159,28 @@ const offer = <A, E, R>(
   tried: Array<Endpoint>,
   last: Cause.Cause<E> | undefined
 ): Effect.Effect<A, E | NoEndpoint, R> => {
-  const random = self.fiber.getRef(Random.Random)
-  const all = self.endpoints()
-  const endpoint = PowerOfTwo.pick(all, tried, self.level, Timer.now(self.fiber), () => random.nextDoubleUnsafe())
-  if (endpoint === undefined) return last === undefined ? noEndpoint(self) : Effect.failCause(last)
-  endpoint.inFlight++
-  const guarded = endpoint.levels[self.level]!.policy.run(self.attempt(endpoint)) as Effect.Effect<A, E, R>
-  const counted = Effect.onExitPrimitive(guarded, () => {
-    endpoint.inFlight--
-    return undefined
-  })
+  let endpoint: Endpoint | undefined
+  // Picked and counted where the release is already in place.
+  const counted = Effect.onExitPrimitive(
+    Effect.suspend((): Effect.Effect<A, E | NoEndpoint, R> => {
+      const random = self.fiber.getRef(Random.Random)
+      const now = Timer.now(self.fiber)
+      endpoint = PowerOfTwo.pick(self.endpoints(), tried, self.level, now, () => random.nextDoubleUnsafe())
+      if (endpoint === undefined) return last === undefined ? noEndpoint(self) : Effect.failCause(last)
+      endpoint.inFlight++
+      return endpoint.levels[self.level]!.policy.run(self.attempt(endpoint)) as Effect.Effect<A, E, R>
+    }),
+    () => {
+      if (endpoint !== undefined) endpoint.inFlight--
+      return undefined
+    }
+  )
   // The last pick's answer is the answer, whatever it is.
-  if (tried.length + 1 >= Math.min(all.length, maxPicks)) return counted
+  if (tried.length + 1 >= Math.min(self.endpoints().length, maxPicks)) return counted
   return Effect.catchCause(counted, (cause) => {
-    if (!isElsewhere(cause)) return Effect.failCause(cause)
+    if (endpoint === undefined || !isElsewhere(cause)) return Effect.failCause(cause)
     tried.push(endpoint)
-    return offer(self, tried, cause)
+    return offer(self, tried, cause as Cause.Cause<E>)
   })
 }
 

@@ -31,7 +31,7 @@ export const pick = (
   random: () => number
 ): Endpoint.Endpoint | undefined => {
   const count = endpoints.length
-  if (count === 1) return tried.length === 0 ? endpoints[0] : undefined
+  if (count === 1) return tried.includes(endpoints[0]!) ? undefined : endpoints[0]
   const rounds = count > 1 ? pairs : 0
   for (let round = 0; round < rounds; round++) {
     const first = Math.floor(random() * count)

@@ -165,7 +165,6 @@ export const make = <
           return { address, connection, levels, inFlight: 0, close: connection.drain }
         })
     })
-    yield* Effect.addFinalizer(() => balancer.drain)
 
     const shared: Shared = { balancer, defaultDeadline }
     const client = {}
