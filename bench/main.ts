@@ -118,7 +118,13 @@ for (const target of targets) {
   // Percentages move by as many points between runs of a shared machine.
   const holds = value <= target.max + (target.of === undefined ? target.max * 0.05 : 0.05)
   if (!holds) missed++
-  const shown = target.of === undefined ? `${Math.round(value)} of ${target.max} B` : `${value.toFixed(3)} of ${target.max}`
-  console.log(`  ${holds ? "ok  " : "MISS"} ${target.group}: ${target.name}${target.of === undefined ? "" : ` / ${target.of}`}: ${shown}`)
+  const shown = target.of === undefined
+    ? `${Math.round(value)} of ${target.max} B`
+    : `${value.toFixed(3)} of ${target.max}`
+  console.log(
+    `  ${holds ? "ok  " : "MISS"} ${target.group}: ${target.name}${
+      target.of === undefined ? "" : ` / ${target.of}`
+    }: ${shown}`
+  )
 }
 if (values.check && missed > 0) process.exit(1)

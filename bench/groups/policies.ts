@@ -3,6 +3,7 @@ import * as Cockatiel from "cockatiel"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import { CircuitBreaker as EffectBreaker } from "effect/persistence"
+import * as Schedule from "effect/Schedule"
 import * as Semaphore from "effect/Semaphore"
 import Opossum from "opossum"
 import * as CallError from "../../src/contract/CallError.ts"
@@ -74,7 +75,7 @@ export const suspending = async (): Promise<ReadonlyArray<Contender>> => {
 
 /** A call that an open circuit, or a full bulkhead, rejects, and whose caller catches the rejection. */
 export const rejection = async (): Promise<ReadonlyArray<Contender>> => {
-  const breaker = await run(CircuitBreaker.make({ consecutiveFailures: 1, openDuration: "1 hour" }))
+  const breaker = await run(CircuitBreaker.make({ consecutiveFailures: 1, openFor: "1 hour" }))
   await run(Effect.exit(breaker.run(Effect.fail("down"))))
   const bulkhead = await run(Bulkhead.make({ limit: 1 }))
   await run(Effect.forkDetach(bulkhead.run(Effect.never), { startImmediately: true }))
@@ -116,7 +117,10 @@ const stacks = async () => {
     )
   const cockatiel = Cockatiel.wrap(
     Cockatiel.retry(Cockatiel.handleAll, { maxAttempts: 2 }),
-    Cockatiel.circuitBreaker(Cockatiel.handleAll, { halfOpenAfter: 60_000, breaker: new Cockatiel.ConsecutiveBreaker(5) }),
+    Cockatiel.circuitBreaker(Cockatiel.handleAll, {
+      halfOpenAfter: 60_000,
+      breaker: new Cockatiel.ConsecutiveBreaker(5)
+    }),
     Cockatiel.bulkhead(1000),
     Cockatiel.timeout(1000, Cockatiel.TimeoutStrategy.Aggressive)
   )
@@ -153,14 +157,19 @@ export const stackSuspending = async (): Promise<ReadonlyArray<Contender>> => {
 
 /** One retry without a delay, then success. */
 export const retried = async (): Promise<ReadonlyArray<Contender>> => {
-  const retry = await run(Retry.make({ attempts: 3, backoff: immediately }))
+  const retry = await run(Retry.make({ attempts: 3, backoff: Schedule.spaced(0) }))
   const flaky = (fail: () => boolean) =>
-    Effect.suspend(() => fail() ? CallError.fail({ _tag: "ConnectionLost", target: "t", detail: "d", sent: "no" }) : one)
+    Effect.suspend(() =>
+      fail() ? CallError.fail({ _tag: "ConnectionLost", target: "t", detail: "d", sent: "no" }) : one
+    )
   const alternating = () => {
     let n = 0
     return () => n++ % 2 === 0
   }
-  const cockatielRetry = Cockatiel.retry(Cockatiel.handleAll, { maxAttempts: 2, backoff: new Cockatiel.ConstantBackoff(0) })
+  const cockatielRetry = Cockatiel.retry(Cockatiel.handleAll, {
+    maxAttempts: 2,
+    backoff: new Cockatiel.ConstantBackoff(0)
+  })
   const failsNext = alternating()
   const error = new Error("down")
   return [

@@ -144,7 +144,11 @@ const defaultBackoff = Backoff.decorrelated({ base: 100, cap: "10 seconds" })
  *
  * Dies with a `RangeError` when a field is out of its range, or when `hedge` brings a budget other than `budget`.
  */
-export const make = <R = never>(options: RetryOptions<R> = {}): Effect.Effect<Retry<R>> =>
+export const make: {
+  // Without services first: a slot that takes any policy would otherwise make `R` anything.
+  (options?: RetryOptions): Effect.Effect<Retry>
+  <R>(options: RetryOptions<R>): Effect.Effect<Retry<R>>
+} = <R>(options: RetryOptions<R> = {}): Effect.Effect<Retry<R>> =>
   Effect.sync(() => {
     const where = "Retry.make"
     const { allowNested, budget, classify, discard, hedge, name = "Retry", retryIf } = options
