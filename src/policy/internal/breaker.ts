@@ -393,7 +393,7 @@ export const guard = <A, E, R>(
       case "Closed":
         if (breaker.config.measured) return measure(self, breaker, circuit, fiber)
         closed = circuit
-        guarded = Effect.onExitPrimitive(self, (exit) => breaker.endClosed(circuit, exit), true)
+        guarded = Effect.onExitPrimitive(self, (exit) => breaker.endClosed(circuit, exit))
         return evaluate(guarded, fiber)
       case "Disabled":
         return self
@@ -425,7 +425,7 @@ const measure = <A, E, R>(
       fiber.setContext(outer)
       breaker.end(permit, exit, breaker.outcome(exit, fiber), fiber)
       return undefined
-    }, true),
+    }),
     fiber
   )
 }

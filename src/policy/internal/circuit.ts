@@ -251,7 +251,8 @@ const settle = (from: HalfOpen, now: number, options: Options): Circuit => {
 /**
  * What time alone has made of the circuit: leases that ran out are failed
  * probes, a half-open circuit is decided when its time is up, a ramp has grown.
- * An open circuit stays open until a call comes to probe.
+ * Each dated from when it was due, so that it does not matter who looks when. An
+ * open circuit stays open until a call comes to probe.
  */
 export const elapse = (circuit: Circuit, now: number, options: Options): Circuit => {
   switch (circuit._tag) {
@@ -265,41 +266,60 @@ export const elapse = (circuit: Circuit, now: number, options: Options): Circuit
 }
 
 const elapseHalfOpen = (circuit: HalfOpen, now: number, options: Options): Circuit => {
-  const over = now >= circuit.since + options.maxHalfOpenMillis
-  const held = circuit.held.filter((permit) =>
-    !over && (permit.waiting > 0 || now < permit.startedAt + options.leaseMillis)
-  )
-  const expired = circuit.held.length - held.length
-  if (expired === 0 && !over) return circuit
-  const next = { ...circuit, held, failures: circuit.failures + expired }
-  const settled = settle(next, now, options)
-  if (settled !== next || !over) return settled
+  const over = circuit.since + options.maxHalfOpenMillis
+  const hung = firstLease(circuit)
+  if (hung !== undefined && hung.startedAt + options.leaseMillis < over) {
+    const at = hung.startedAt + options.leaseMillis
+    if (now < at) return circuit
+    const next = { ...circuit, held: without(circuit.held, hung), failures: circuit.failures + 1 }
+    return elapse(settle(next, at, options), now, options)
+  }
+  return now < over ? circuit : elapse(decide(circuit, over, now, options), now, options)
+}
+
+/** The probe whose lease runs out first. While a probe waits inside, its lease does not run. */
+const firstLease = ({ held }: HalfOpen): Permit | undefined => {
+  let first: Permit | undefined
+  for (const permit of held) {
+    if (permit.waiting === 0 && (first === undefined || permit.startedAt < first.startedAt)) first = permit
+  }
+  return first
+}
+
+const without = (held: ReadonlyArray<Permit>, permit: Permit): ReadonlyArray<Permit> =>
+  held.filter((other) => other !== permit)
+
+/** The time to be half-open is up: what has not ended has failed. */
+const decide = (circuit: HalfOpen, at: number, now: number, options: Options): Circuit => {
+  const next = { ...circuit, held: [], failures: circuit.failures + circuit.held.length }
   const ended = next.successes + next.failures
   // Nobody probed, so nothing is known: its time begins again.
   if (ended === 0) return { ...next, since: now }
   return next.successes * options.probes >= options.required * ended && next.slow / ended < options.slowRatio
-    ? recover(next, now, options)
-    : reopen(next, 0, now, options)
+    ? recover(next, at, options)
+    : reopen(next, 0, at, options)
 }
 
 /** Additive increase with time, multiplicative decrease by a step that was bad. */
 const elapseRecovering = (circuit: Recovering, now: number, options: Options): Circuit => {
-  const stepMillis = options.rampMillis / steps
   let current = circuit
-  while (now >= current.stepSince + stepMillis) {
-    const { level, share, stepCalls, stepFailures, stepSlow, stepSince } = current
+  for (;;) {
+    const at = stepEnd(current, options)
+    if (now < at) return current
+    const { level, share, stepCalls, stepFailures, stepSlow } = current
     const failed = stepFailures / stepCalls >= options.backOffRatio
     const bad = failed || stepSlow / stepCalls >= options.slowRatio
     if (bad && level === 0) {
       const what = failed ? `${stepFailures} of ${stepCalls} failed` : `${stepSlow} of ${stepCalls} were slow`
-      return open(current, `${what} with a share of ${share} admitted`, 0, now, options)
+      return open(current, `${what} with a share of ${share} admitted`, 0, at, options)
     }
     const next = bad ? level >> 1 : level + 1
-    if (next === steps) return close(current, now, "ramp completed", options)
-    current = { ...current, ...stepOf(next, stepSince + stepMillis, options) }
+    if (next === steps) return close(current, at, "ramp completed", options)
+    current = { ...current, ...stepOf(next, at, options) }
   }
-  return current
 }
+
+const stepEnd = ({ stepSince }: Recovering, { rampMillis }: Options): number => stepSince + rampMillis / steps
 
 /** What a circuit said to a call. Without a permit the call is rejected. */
 export interface Admission {
@@ -363,14 +383,12 @@ export const retryAfter = (circuit: Circuit, now: number, options: Options): num
     case "Open":
       return Math.max(0, circuit.until - now)
     case "HalfOpen": {
-      let at = circuit.since + options.maxHalfOpenMillis
-      for (const { startedAt, waiting } of circuit.held) {
-        if (waiting === 0) at = Math.min(at, startedAt + options.leaseMillis)
-      }
-      return Math.max(0, at - now)
+      const hung = firstLease(circuit)
+      const lease = hung === undefined ? Infinity : hung.startedAt + options.leaseMillis
+      return Math.max(0, Math.min(lease, circuit.since + options.maxHalfOpenMillis) - now)
     }
     case "Recovering":
-      return Math.max(0, circuit.stepSince + options.rampMillis / steps - now)
+      return Math.max(0, stepEnd(circuit, options) - now)
     default:
       return undefined
   }
@@ -440,7 +458,7 @@ export const record = (
     case "HalfOpen": {
       const next: HalfOpen = {
         ...circuit,
-        held: circuit.held.filter((held) => held !== permit),
+        held: without(circuit.held, permit),
         successes: circuit.successes + (failed ? 0 : 1),
         failures: circuit.failures + (failed ? 1 : 0),
         slow: circuit.slow + (slow ? 1 : 0)
@@ -480,7 +498,7 @@ export const recordClosed = (
 /** Gives a permit back: the call says nothing about the endpoint. */
 export const release = (circuit: Circuit, permit: Permit): Circuit =>
   circuit._tag === "HalfOpen" && circuit.held.includes(permit)
-    ? { ...circuit, held: circuit.held.filter((held) => held !== permit) }
+    ? { ...circuit, held: without(circuit.held, permit) }
     : circuit
 
 /** Whether a result comes too late to count: its state is over, or its lease ran out. */
