@@ -27,7 +27,6 @@ import type * as Schema from "effect/Schema"
 import * as Scope from "effect/Scope"
 import * as Tracer from "effect/Tracer"
 import * as CallContext from "../contract/CallContext.ts"
-import * as CallError from "../contract/CallError.ts"
 import * as CallEvent from "../contract/CallEvent.ts"
 import * as Contract from "../contract/Contract.ts"
 import * as Deadline from "../contract/Deadline.ts"
@@ -70,9 +69,10 @@ export class Server extends Context.Service<Server, {
 
 /**
  * Ends the present request with a reason of ours instead of an answer of the
- * contract: a middleware's `PermissionDenied`, a handler's `Overloaded`.
+ * contract: a middleware's `PermissionDenied`, a handler's `Overloaded`. `sent:
+ * "no"` promises that nothing has been done: the caller may send it again.
  */
-export const refuse = (reason: Answer.Refusal): Effect.Effect<never> => Effect.die(new CallError.CallError(reason))
+export const refuse = (reason: Answer.Refusal): Effect.Effect<never> => Effect.die(new Answer.Refused(reason))
 
 /** What a server needs to run a group: its handlers, its middleware, and what its schemas need. */
 export type Needs<Rpcs extends Rpc.Any> = Rpc.ToHandler<Rpcs> | Rpc.Middleware<Rpcs> | Transport
@@ -124,8 +124,6 @@ const serve = (
   group: RpcGroup.RpcGroup<any>,
   context: Context.Context<never>
 ): { readonly serve: Serve; readonly counts: Counts } => {
-  // What belongs to the start of the server and not to its requests.
-  const base = Context.omit(Tracer.ParentSpan, Scope.Scope)(context as Context.Context<Scope.Scope>)
   const counts: Counts = { unimplemented: 0, invalid: 0, late: 0, defects: 0 }
   const methods = new Map<string, Served>()
   for (const method of Contract.methods(group)) {
@@ -136,7 +134,10 @@ const serve = (
     methods.set(method.name, {
       method,
       entry,
-      context: Context.merge(entry.context, base),
+      // What the handlers were given goes before what the server has; what belongs to the start of either is left out.
+      context: Context.omit(Tracer.ParentSpan, Scope.Scope)(Context.merge(context, entry.context)) as Context.Context<
+        never
+      >,
       payload: compile(method.rpc.payloadSchema),
       success: compile(method.rpc.successSchema),
       error: compile(Contract.errorSchema(method.rpc))
@@ -149,7 +150,7 @@ const serve = (
     Effect.withFiber<Frame.Response>((fiber) => {
       const atMillis = Timer.now(fiber)
       CallEvent.receiverOf(fiber)?.event({ _tag: "RequestRefused", peer, method: request.method, why, atMillis })
-      return Effect.as(Effect.logWarning(`refused ${request.method} of ${peer}: ${why}`), response)
+      return Effect.as(Effect.logWarning(`refused ${printable(request.method)} of ${peer}: ${why}`), response)
     })
 
   return {
@@ -158,8 +159,7 @@ const serve = (
       const method = methods.get(request.method)
       if (method === undefined) {
         counts.unimplemented++
-        const why = "no such method"
-        return refused(request, peer, Answer.unimplemented(request.method), why)
+        return refused(request, peer, Answer.unimplemented(printable(request.method)), "no such method")
       }
       if (request.codec !== BodyCodec.json.id) {
         counts.invalid++
@@ -171,47 +171,30 @@ const serve = (
         counts.invalid++
         return refused(request, peer, Answer.invalid(payload.failure), payload.failure)
       }
+      const call: CallContext.CallContext = {
+        ...CallContext.empty,
+        name: request.method,
+        idempotent: request.idempotent,
+        idempotencyKey: request.idempotencyKey,
+        criticality: request.criticality,
+        deadline: request.deadline,
+        attempt: request.attempt,
+        hedge: request.hedge,
+        trace: request.trace,
+        headers: request.headers
+      }
       return Effect.withFiber((fiber) => {
         if (Deadline.isExceeded(request.deadline, Timer.now(fiber))) {
           counts.late++
           return Effect.succeed(Answer.late)
         }
-        const call: CallContext.CallContext = {
-          ...CallContext.empty,
-          name: request.method,
-          idempotent: request.idempotent,
-          idempotencyKey: request.idempotencyKey,
-          criticality: request.criticality,
-          deadline: request.deadline,
-          attempt: request.attempt,
-          hedge: request.hedge,
-          trace: request.trace,
-          headers: request.headers
-        }
-        const scope = Scope.makeUnsafe()
-        const own = Context.add(Context.add(method.context, CallContext.Current, call), Scope.Scope, scope)
         const handler = handle(method, payload.success, {
           client,
           requestId: RequestId(++requests),
           headers: Headers.fromInput(request.headers),
           rpc: method.method.rpc
         }, context)
-        const around = CallEvent.receiverOf(fiber)?.aroundHandler
-        const guarded = around === undefined ? handler : around(handler, call, peer)
-        const timer = request.deadline === Deadline.none
-          ? undefined
-          : Timer.schedule(fiber, request.deadline, () => {
-            fiber.interruptUnsafe(undefined, Interruption.annotations.deadline)
-          })
-        return Effect.onExitPrimitive(Effect.updateContext(guarded, (_: Context.Context<never>) => own), (exit) => {
-          timer?.cancel()
-          return Scope.closeUnsafe(scope, exit)
-        }).pipe(
-          Effect.matchCauseEffect({
-            onSuccess: (value) => Effect.succeed(Answer.ok(method.success.encode(value))),
-            onFailure: (cause) => failed(method, cause, call, peer, counts)
-          })
-        )
+        return answer(method, handler, call, peer, counts)
       })
     }
   }
@@ -224,8 +207,51 @@ interface Counts {
   defects: number
 }
 
+/** A name as a peer sent it, for a line of a log: short, and one line. */
+const printable = (name: string): string => /^[\w.\-/]{1,200}$/.test(name) ? name : JSON.stringify(name.slice(0, 200))
+
 const compile = (schema: Schema.Top): BodyCodec.Compiled<unknown> =>
   BodyCodec.json.compile(schema as Schema.Codec<unknown, unknown>)
+
+/** Runs a handler in the request's context, within its scope and until its deadline, and says what came of it. */
+const answer = (
+  served: Served,
+  handler: Effect.Effect<unknown, unknown>,
+  call: CallContext.CallContext,
+  peer: Peer,
+  counts: Counts
+): Effect.Effect<Frame.Response> => {
+  const scope = Scope.makeUnsafe()
+  let timer: Timer.Timer | undefined
+  const run = Effect.withFiber((fiber) => {
+    if (call.deadline !== Deadline.none) {
+      timer = Timer.schedule(fiber, call.deadline, () => {
+        fiber.interruptUnsafe(undefined, Interruption.annotations.deadline)
+      })
+    }
+    const around = CallEvent.receiverOf(fiber)?.aroundHandler
+    const context = Context.add(Context.add(served.context, CallContext.Current, call), Scope.Scope, scope)
+    return Effect.updateContext(
+      around === undefined ? handler : around(handler, call, peer),
+      (): Context.Context<never> => context
+    )
+  })
+  // Around the step that takes the timer: it is given back wherever that is interrupted.
+  return Effect.onExitPrimitive(run, (exit) => {
+    timer?.cancel()
+    return Scope.closeUnsafe(scope, exit)
+  }).pipe(
+    Effect.matchCauseEffect({
+      onSuccess: (value) => {
+        const encoded = served.success.encode(value)
+        return encoded._tag === "Success"
+          ? Effect.succeed(Answer.ok(encoded.success))
+          : unencodable("answer", encoded.failure, call, peer, counts)
+      },
+      onFailure: (cause) => failed(served, cause, call, peer, counts)
+    })
+  )
+}
 
 /** One handler's effect, inside the group's middleware, with the wrappers `Rpc.fork` and `Rpc.uninterruptible` understood. */
 const handle = (
@@ -255,9 +281,10 @@ const failed = (
   peer: Peer,
   counts: Counts
 ): Effect.Effect<Frame.Response> => {
-  const defect = cause.reasons.find(Cause.isDieReason)?.defect
-  if (CallError.isCallError(defect)) return Effect.succeed(Answer.refused(defect.reason))
-  if (defect !== undefined) {
+  const died = cause.reasons.filter(Cause.isDieReason)
+  if (died.length > 0) {
+    const refusal = died.find(({ defect }) => defect instanceof Answer.Refused)?.defect as Answer.Refused | undefined
+    if (refusal !== undefined) return Effect.succeed(Answer.refused(refusal.reason))
     counts.defects++
     return Effect.as(
       Effect.logError(`${call.name} of ${peer}: the handler died`, cause),
@@ -267,13 +294,25 @@ const failed = (
   const error = Cause.findErrorOption(cause)
   if (Option.isSome(error) && !Cause.hasInterrupts(cause)) {
     const encoded = served.error.encode(error.value)
-    if (encoded._tag === "Success") return Effect.succeed(Answer.failed(encoded.success))
-    counts.defects++
-    return Effect.as(
-      Effect.logError(`${call.name} of ${peer}: cannot encode the handler's error: ${encoded.failure}`),
-      Answer.encodeFailed(encoded.failure, call.trace?.traceId)
-    )
+    return encoded._tag === "Success"
+      ? Effect.succeed(Answer.failed(encoded.success))
+      : unencodable("error", encoded.failure, call, peer, counts)
   }
   // Ours (a cancel, the deadline) never come here: they end the fiber, and the transport answers.
   return Effect.succeed(Answer.interrupted(call.trace?.traceId))
+}
+
+/** A handler whose answer its own contract refuses. */
+const unencodable = (
+  what: "answer" | "error",
+  why: string,
+  call: CallContext.CallContext,
+  peer: Peer,
+  counts: Counts
+): Effect.Effect<Frame.Response> => {
+  counts.defects++
+  return Effect.as(
+    Effect.logError(`${call.name} of ${peer}: cannot encode the handler's ${what}: ${why}`),
+    Answer.encodeFailed(why, call.trace?.traceId)
+  )
 }

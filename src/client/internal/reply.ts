@@ -59,6 +59,8 @@ const detailsOf = (body: Uint8Array): Readonly<Record<string, unknown>> => {
     : {}
 }
 
+const integer = (value: unknown): number => Number.isSafeInteger(value) ? value as number : 0
+
 const text = (value: unknown, orElse: string): string => typeof value === "string" && value !== "" ? value : orElse
 
 const reasonOf = (response: Frame.Response, method: string, target: string): Reason => {
@@ -89,7 +91,13 @@ const reasonOf = (response: Frame.Response, method: string, target: string): Rea
     case Frame.Status.cancelled:
       return { _tag: "Unavailable", target, detail: "the server cancelled the request", sent }
     case Frame.Status.tooLarge:
-      return { _tag: "DecodeFailed", target, detail, sent: "maybe" }
+      return {
+        _tag: "TooLarge",
+        target,
+        sizeBytes: integer(details["sizeBytes"]),
+        limitBytes: integer(details["limitBytes"]),
+        sent: "maybe"
+      }
     case Frame.Status.remote: {
       const cause = text(details["cause"], "")
       const retry = details["retry"]

@@ -1,5 +1,4 @@
 /** Responses a server makes: the statuses of `docs/protocol.md` and their bodies. */
-import type * as Result from "effect/Result"
 import type * as CallError from "../../contract/CallError.ts"
 import * as ErrorCode from "../../contract/ErrorCode.ts"
 import * as BodyCodec from "../../wire/BodyCodec.ts"
@@ -38,10 +37,7 @@ const coded = (
   retry: "ifIdempotent" | "never"
 ) => say(Frame.Status.remote, { code, message, traceId, retry }, true)
 
-export const ok = (encoded: Result.Result<Uint8Array, string>): Frame.Response =>
-  encoded._tag === "Success"
-    ? respond(Frame.Status.ok, encoded.success, true)
-    : encodeFailed(encoded.failure, undefined)
+export const ok = (body: Uint8Array): Frame.Response => respond(Frame.Status.ok, body, true)
 
 export const failed = (body: Uint8Array): Frame.Response => respond(Frame.Status.failed, body, true)
 
@@ -80,12 +76,18 @@ const statuses: Readonly<Record<Refusal["_tag"], number>> = {
 }
 
 /**
- * A handler's refusal. A reason that is no refusal came from a call the handler
- * made and did not handle: to our caller that is a defect of ours.
+ * What a refusal ends the handler with. Not the `CallError` of the reason: that
+ * would be what a handler dies of when a call of its own failed, and another
+ * server's word, `sent` above all, says nothing about this request.
  */
-export const refused = (reason: CallError.Reason): Frame.Response => {
-  if (!(reason._tag in statuses)) return defect(undefined)
-  const refusal = reason as Refusal
+export class Refused {
+  readonly reason: Refusal
+  constructor(reason: Refusal) {
+    this.reason = reason
+  }
+}
+
+export const refused = (refusal: Refusal): Frame.Response => {
   const status = statuses[refusal._tag]
   const processed = refusal.sent === "maybe"
   if (refusal._tag === "Remote") {

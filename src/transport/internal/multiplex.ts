@@ -762,7 +762,7 @@ const cancelled = refusal(Frame.Status.cancelled, "cancelled", true)
 const expired = refusal(Frame.Status.deadlineExceeded, "the deadline passed while the handler ran", true)
 const died = refusal(
   Frame.Status.remote,
-  { code: ErrorCode.own.handlerDefect, message: "the handler died of a defect", retry: "never" },
+  { code: ErrorCode.own.handlerDefect, message: "the handler died of a defect", retry: "ifIdempotent" },
   true
 )
 
