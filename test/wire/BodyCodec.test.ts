@@ -85,9 +85,11 @@ describe("BodyCodec.json", () => {
       assert.strictEqual(written(Schema.Uint8Array, Uint8Array.of(1, 2, 255)), `"AQL/"`)
       assert.strictEqual(written(Schema.Date, new Date(0)), `"1970-01-01T00:00:00.000Z"`)
       assert.strictEqual(written(Schema.BigInt, 2n ** 70n), `"1180591620717411303424"`)
+      // @effect-diagnostics-next-line schemaNumber:off
+      const number = Schema.Number
       for (const value of [Number.NaN, Infinity, -Infinity]) {
-        assert.strictEqual(written(Schema.Number, value), `"${value}"`)
-        assert.deepStrictEqual(read(Schema.Number, `"${value}"`), value)
+        assert.strictEqual(written(number, value), `"${value}"`)
+        assert.deepStrictEqual(read(number, `"${value}"`), value)
       }
       assert.deepStrictEqual(read(Schema.Uint8Array, `"AQL/"`), Uint8Array.of(1, 2, 255))
     })
