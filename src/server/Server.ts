@@ -233,7 +233,7 @@ const answer = (
     const context = Context.add(Context.add(served.context, CallContext.Current, call), Scope.Scope, scope)
     return Effect.updateContext(
       around === undefined ? handler : around(handler, call, peer),
-      (): Context.Context<never> => context
+      (_self: Context.Context<never>) => context
     )
   })
   // Around the step that takes the timer: it is given back wherever that is interrupted.
