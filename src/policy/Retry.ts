@@ -148,8 +148,8 @@ export const make: {
   // Without services first: a slot that takes any policy would otherwise make `R` anything.
   (options?: RetryOptions): Effect.Effect<Retry>
   <R>(options: RetryOptions<R>): Effect.Effect<Retry<R>>
-} = <R>(options: RetryOptions<R> = {}): Effect.Effect<Retry<R>> =>
-  Effect.sync(() => {
+} = <R>(options: RetryOptions<R> = {}): Effect.Effect<any> =>
+  Effect.sync((): Retry<R> => {
     const where = "Retry.make"
     const { allowNested, budget, classify, discard, hedge, name = "Retry", retryIf } = options
     Options.check(allowNested !== "", where, "allowNested", "the reason why", allowNested)
