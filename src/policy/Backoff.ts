@@ -123,8 +123,8 @@ export const exponential = (options: ExponentialOptions): Backoff =>
 export const fibonacci = (options: BackoffOptions): Backoff => growing("Backoff.fibonacci", "fibonacci", options, 1)
 
 /**
- * Decorrelated jitter V2: random delays whose medians double from `base`, evenly spread over time whatever the number
- * of clients. At the cap, equal jitter. The best choice when nothing speaks for another.
+ * Decorrelated jitter V2: the attempts come around `base`, 2 `base`, 4 `base`, … after the first failure, evenly spread
+ * over time whatever the number of clients. At the cap, equal jitter. The best choice when nothing speaks for another.
  */
 export const decorrelated = (bounds: Bounds): Backoff =>
   schedule("Backoff.decorrelated", bounds, (base, cap) => () => {

@@ -60,15 +60,15 @@ export const decorrelated = (previous: number, draw: number, base: number, cap: 
  */
 const curve = (t: number): number => 2 ** t * Math.tanh(Math.sqrt(4 * t))
 
-/** Keeps the median of the first delay at `base`. Source: as `curve`. */
+/** Puts the median of the first delay near `base`. Source: as `curve`. */
 const scale = 1 / 1.4
 
 /** Where the previous delay of `smooth` was drawn from; 0 before the first. */
 export type Position = number
 
 /**
- * Decorrelated jitter V2: medians near base, 2 base, 4 base, …, without the gaps and clusters between attempts that
- * jittered exponentials have. `position` is the previous `attempt + draw`.
+ * Decorrelated jitter V2: the attempts come around base, 2 base, 4 base, … after the first failure, without the gaps and
+ * clusters between them that jittered exponentials have. `position` is the previous `attempt + draw`.
  *
  * At the cap it is equal jitter: half of the cap certain, half drawn.
  */

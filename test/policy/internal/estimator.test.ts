@@ -1,0 +1,75 @@
+import { assert, describe, it } from "@effect/vitest"
+import { Schema } from "effect"
+import * as Estimator from "../../../src/policy/internal/estimator.ts"
+
+const make = (options: Partial<Estimator.Options> = {}) =>
+  Estimator.make({ quantile: 0.95, windowMillis: 30_000, minimumCalls: 1, ...options })
+
+describe("estimator", () => {
+  it.prop(
+    "is at most a sixteenth of an octave above the exact quantile, and never below it",
+    {
+      samples: Schema.Array(Schema.Literals([0.07, 0.5, 1, 3, 5, 5, 5, 40, 200, 1500, 60_000])),
+      quantile: Schema.Literals([0.5, 0.9, 0.95, 0.99])
+    },
+    ({ quantile, samples }) => {
+      const estimator = make({ quantile })
+      for (const sample of samples) Estimator.observe(estimator, sample, 0)
+      const estimate = Estimator.estimate(estimator, 0)
+      if (samples.length === 0) return assert.isUndefined(estimate)
+      const exact = samples.toSorted((a, b) => a - b)[Math.ceil(quantile * samples.length) - 1]!
+      assert.isTrue(estimate! >= exact * (1 - 1e-9) && estimate! <= exact * 2 ** (1 / 16) * (1 + 1e-9))
+    }
+  )
+
+  it("says nothing before it has seen enough", () => {
+    const estimator = make({ minimumCalls: 20 })
+    for (let i = 0; i < 19; i++) Estimator.observe(estimator, 5, 0)
+    assert.isUndefined(Estimator.estimate(estimator, 0))
+    Estimator.observe(estimator, 5, 0)
+    assert.closeTo(Estimator.estimate(estimator, 0)!, 5, 0.25)
+  })
+
+  it("forgets a third of the window at a time", () => {
+    const estimator = make({ quantile: 0.5 })
+    for (let i = 0; i < 10; i++) Estimator.observe(estimator, 1000, 0)
+    for (let i = 0; i < 4; i++) Estimator.observe(estimator, 1, 10_000)
+    assert.isAbove(Estimator.estimate(estimator, 29_999)!, 900)
+    assert.strictEqual(Estimator.size(estimator, 29_999), 14)
+    assert.isBelow(Estimator.estimate(estimator, 30_000)!, 2)
+    assert.strictEqual(Estimator.size(estimator, 30_000), 4)
+    assert.strictEqual(Estimator.size(estimator, 1_000_000), 0)
+    assert.isUndefined(Estimator.estimate(estimator, 1_000_000))
+  })
+
+  // HG-14
+  it("says nothing when the quantile lies above what it tells apart", () => {
+    const estimator = make()
+    for (let i = 0; i < 94; i++) Estimator.observe(estimator, 5, 0)
+    for (let i = 0; i < 6; i++) Estimator.observe(estimator, Estimator.longestMillis, 0)
+    assert.isUndefined(Estimator.estimate(estimator, 0))
+    for (let i = 0; i < 60; i++) Estimator.observe(estimator, 5, 0)
+    assert.isBelow(Estimator.estimate(estimator, 0)!, 6)
+  })
+
+  it("takes every length of time, and a clock that goes back", () => {
+    const estimator = make({ quantile: 0.5 })
+    for (const sample of [0, 1e-9, 0.0625]) Estimator.observe(estimator, sample, 50_000)
+    assert.isBelow(Estimator.estimate(estimator, 50_000)!, 0.07)
+    Estimator.observe(estimator, Infinity, 0)
+    assert.strictEqual(Estimator.size(estimator, 50_000), 4)
+  })
+
+  it("follows a change within a sixty-fourth of its samples", () => {
+    const estimator = make({ quantile: 0.5 })
+    for (let i = 0; i < 640; i++) Estimator.observe(estimator, 5, 0)
+    assert.isBelow(Estimator.estimate(estimator, 0)!, 6)
+    for (let i = 0; i < 660; i++) Estimator.observe(estimator, 500, 0)
+    assert.isAbove(Estimator.estimate(estimator, 0)!, 400)
+    // Nine more samples are too few to look again, a tenth is enough.
+    for (let i = 0; i < 20; i++) Estimator.observe(estimator, 5, 0)
+    assert.isAbove(Estimator.estimate(estimator, 0)!, 400)
+    Estimator.observe(estimator, 5, 0)
+    assert.isBelow(Estimator.estimate(estimator, 0)!, 6)
+  })
+})
