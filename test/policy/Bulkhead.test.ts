@@ -11,6 +11,7 @@ import * as Bulkhead from "../../src/policy/Bulkhead.ts"
 import * as Stamp from "../../src/policy/internal/stamp.ts"
 import * as Policy from "../../src/policy/Policy.ts"
 import * as Timeout from "../../src/policy/Timeout.ts"
+import { interruptEverywhere } from "../support/interruptEverywhere.ts"
 
 const start = <A, E, R>(self: Effect.Effect<A, E, R>) => Effect.forkChild(self, { startImmediately: true })
 
@@ -289,10 +290,11 @@ describe("Bulkhead", () => {
         const gate = yield* Deferred.make<void>()
         const ran: Array<number> = []
         yield* start(Policy.apply(Deferred.await(gate), bulkhead))
-        const fibers: Array<Fiber.Fiber<unknown, unknown>> = []
-        for (let n = 0; n < jobs; n++) {
-          fibers.push(yield* start(Policy.apply(Effect.sync(() => ran.push(n)), bulkhead)))
-        }
+        const fork = Effect.runForkWith(yield* Effect.context<never>())
+        const fibers = Array.from(
+          { length: jobs },
+          (_, n) => fork(Policy.apply(Effect.sync(() => ran.push(n)), bulkhead))
+        )
         yield* Deferred.succeed(gate, undefined)
         yield* Effect.yieldNow
         assert.isTrue(ran.length === jobs && ran.every((n, i) => n === i))
@@ -443,6 +445,37 @@ describe("Bulkhead", () => {
         assert.isTrue(Exit.hasInterrupts(yield* Fiber.await(holder)))
         yield* allBack(bulkhead)
       }))
+
+    it.effect("between any two of its steps, holding or queued: everything is back", () =>
+      interruptEverywhere(Effect.gen(function*() {
+        const bulkhead = yield* Bulkhead.make({ limit: 1, maxQueue: 2 })
+        let inside = 0
+        const work = Effect.acquireUseRelease(
+          Effect.sync(() => void inside++),
+          () => Effect.yieldNow,
+          () => Effect.sync(() => void inside--)
+        )
+        const held = Effect.andThen(Effect.yieldNow, Effect.yieldNow)
+        const holder = yield* start(Policy.apply(held, bulkhead))
+        const behind = yield* Effect.forkChild(Policy.apply(work, bulkhead))
+        return {
+          // First queued, then free.
+          work: Effect.andThen(Policy.apply(work, bulkhead), Policy.apply(work, bulkhead)),
+          check: (where) =>
+            Effect.gen(function*() {
+              yield* Effect.exit(Fiber.join(holder))
+              yield* Effect.exit(Fiber.join(behind))
+              const { available, inFlight, queued } = yield* bulkhead.stats
+              assert.deepStrictEqual({ available, inFlight, inside, queued }, {
+                available: 1,
+                inFlight: 0,
+                inside: 0,
+                queued: 0
+              }, where)
+              assert.strictEqual(yield* liveTimers, 0, where)
+            })
+        }
+      })))
 
     // Yields at every possible step, and interrupts at random ones.
     for (const maxOps of [3, 4, 5, 6, 7, 8, 11, 16, 64]) {

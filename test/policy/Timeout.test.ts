@@ -8,6 +8,7 @@ import * as Timer from "../../src/contract/Timer.ts"
 import * as Guard from "../../src/policy/internal/guard.ts"
 import * as Policy from "../../src/policy/Policy.ts"
 import * as Timeout from "../../src/policy/Timeout.ts"
+import { interruptEverywhere } from "../support/interruptEverywhere.ts"
 
 /** Runs an effect for some virtual time: its exit, and the milliseconds it took. */
 const drive = <A, E, R>(self: Effect.Effect<A, E, R>, millis = 10_000) =>
@@ -222,6 +223,25 @@ describe("Timeout", () => {
         assert.isTrue(Exit.hasInterrupts(yield* Fiber.await(fiber)))
         assert.strictEqual(yield* liveTimers, 0)
       }))
+
+    it.effect("between any two of its steps: the attempt is over, and no timer is left", () =>
+      interruptEverywhere(Effect.gen(function*() {
+        const timeout = yield* Timeout.make({ timeout: "1 second" })
+        let inside = 0
+        const work = Effect.acquireUseRelease(
+          Effect.sync(() => void inside++),
+          () => Effect.andThen(Effect.yieldNow, Effect.yieldNow),
+          () => Effect.andThen(Effect.yieldNow, Effect.sync(() => void inside--))
+        )
+        return {
+          work: work.pipe(Policy.apply(timeout), Timeout.withDeadline("1 minute")),
+          check: (where) =>
+            Effect.map(
+              liveTimers,
+              (timers) => assert.deepStrictEqual({ inside, timers }, { inside: 0, timers: 0 }, where)
+            )
+        }
+      })))
 
     it.effect("before it starts, nothing runs", () =>
       Effect.gen(function*() {

@@ -19,7 +19,7 @@ import type { Meter, Rate } from "./meter.ts"
 export class Gcra implements Meter {
   private rate: Rate
   private origin: number
-  private next = 0
+  private next = -Infinity
 
   constructor(rate: Rate, now: number) {
     this.rate = rate

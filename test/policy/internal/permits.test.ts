@@ -1,6 +1,6 @@
 import { assert, describe, it } from "@effect/vitest"
 import { Schema } from "effect"
-import { Permits, RankedWaiter } from "../../src/policy/internal/permits.ts"
+import { Permits, RankedWaiter } from "../../../src/policy/internal/permits.ts"
 
 class Waiter extends RankedWaiter {
   readonly id: number
