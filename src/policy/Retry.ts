@@ -55,6 +55,7 @@ import * as Outcome from "../contract/Outcome.ts"
 import * as Timer from "../contract/Timer.ts"
 import * as Backoff from "./Backoff.ts"
 import * as Attempts from "./internal/attempts.ts"
+import * as Progress from "./internal/progress.ts"
 import * as Policy from "./Policy.ts"
 import type * as RetryBudget from "./RetryBudget.ts"
 
@@ -521,7 +522,10 @@ class Loop<A, E, R, RS> {
   note(exit: Exit.Exit<A, E>): void {
     const error = Exit.isSuccess(exit) ? undefined : errorOf(exit.cause)
     if (!CallError.isCallError(error) || error.reason.sent === "maybe") this.sent = "maybe"
-    if (Exit.isFailure(exit)) this.last = error
+    if (Exit.isSuccess(exit)) return
+    this.last = error
+    // For the deadline, which may interrupt the loop wherever it is.
+    Progress.failed(this.fiber, error)
   }
 
   /** Nothing is in flight: `ended` is the answer, or what to react to. */

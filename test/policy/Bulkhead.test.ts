@@ -1,5 +1,18 @@
 import { assert, describe, it } from "@effect/vitest"
-import { Cause, Clock, Deferred, Duration, Effect, Exit, Fiber, Latch, Random, Scheduler, Schema } from "effect"
+import {
+  Cause,
+  Clock,
+  Deferred,
+  Duration,
+  Effect,
+  Exit,
+  Fiber,
+  Latch,
+  Random,
+  Schedule,
+  Scheduler,
+  Schema
+} from "effect"
 import { TestClock } from "effect/testing"
 import * as CallContext from "../../src/contract/CallContext.ts"
 import type * as CallError from "../../src/contract/CallError.ts"
@@ -10,6 +23,7 @@ import * as Timer from "../../src/contract/Timer.ts"
 import * as Bulkhead from "../../src/policy/Bulkhead.ts"
 import * as Stamp from "../../src/policy/internal/stamp.ts"
 import * as Policy from "../../src/policy/Policy.ts"
+import * as Retry from "../../src/policy/Retry.ts"
 import * as Timeout from "../../src/policy/Timeout.ts"
 import { interruptEverywhere } from "../support/interruptEverywhere.ts"
 
@@ -138,6 +152,23 @@ describe("Bulkhead", () => {
         "permitted"
       ])
       yield* end(3)
+    }))
+
+  // BH-07, with our number: what is rejected here is not sent, so it is no attempt, and asking again at once cannot help.
+  it.effect("a retry of seven attempts outside a full bulkhead asks once, sends nothing, and fails with the rejection", () =>
+    Effect.gen(function*() {
+      const bulkhead = yield* Bulkhead.make({ limit: 1 })
+      const retry = yield* Retry.make({ attempts: 7, backoff: Schedule.spaced("1 second") })
+      let calls = 0
+      const holder = yield* start(Policy.apply(Effect.never, bulkhead))
+      const exit = yield* Effect.sync(() => void calls++).pipe(
+        Policy.apply(Policy.stack({ retry, bulkhead })),
+        CallContext.annotate({ idempotent: true }),
+        Effect.exit
+      )
+      const { rejected } = yield* bulkhead.stats
+      assert.deepStrictEqual([reasonOf(exit)?._tag, calls, rejected], ["BulkheadFull", 0, 1])
+      yield* Fiber.interrupt(holder)
     }))
 
   // RX-24

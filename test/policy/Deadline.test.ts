@@ -1,5 +1,5 @@
 import { assert, describe, it } from "@effect/vitest"
-import { Cause, Clock, Duration, Effect, Exit, Fiber, Schema } from "effect"
+import { Cause, Clock, Duration, Effect, Exit, Fiber, Schedule, Schema } from "effect"
 import { TestClock } from "effect/testing"
 import * as CallContext from "../../src/contract/CallContext.ts"
 import type * as CallError from "../../src/contract/CallError.ts"
@@ -8,6 +8,8 @@ import * as Deadline from "../../src/contract/Deadline.ts"
 import * as Interruption from "../../src/contract/Interruption.ts"
 import * as Timer from "../../src/contract/Timer.ts"
 import * as Progress from "../../src/policy/internal/progress.ts"
+import * as Policy from "../../src/policy/Policy.ts"
+import * as Retry from "../../src/policy/Retry.ts"
 import * as Timeout from "../../src/policy/Timeout.ts"
 
 const drive = <A, E, R>(self: Effect.Effect<A, E, R>, millis = 10_000) =>
@@ -65,6 +67,23 @@ describe("Timeout.withDeadline", () => {
       const reason = reasonOf(exit)
       assert.strictEqual(reason?._tag === "DeadlineExceeded" && reason.last, "second")
       assert.match((yield* Effect.flip(exit)).message, /; last: second$/)
+    }))
+
+  it.effect("carries the error of the attempt before the one it interrupts", () =>
+    Effect.gen(function*() {
+      const retry = yield* Retry.make({ attempts: 3, backoff: Schedule.spaced("100 millis") })
+      let sends = 0
+      const attempt = Effect.suspend(() => ++sends === 1 ? Effect.fail("refused") : Effect.never)
+      const [exit, took] = yield* drive(
+        attempt.pipe(
+          Policy.apply(retry),
+          Timeout.withDeadline("1 second"),
+          CallContext.annotate({ idempotent: true })
+        )
+      )
+      const reason = reasonOf(exit)
+      assert.deepStrictEqual([sends, took], [2, 1000])
+      assert.strictEqual(reason?._tag === "DeadlineExceeded" && reason.last, "refused")
     }))
 
   it.effect("states the deadline to everything inside, and takes it back outside", () =>

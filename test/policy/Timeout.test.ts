@@ -144,6 +144,20 @@ describe("Timeout", () => {
       }
     }))
 
+  // CP-05
+  it.effect("what catches it runs exactly once, also when the work ends later", () =>
+    Effect.gen(function*() {
+      const timeout = yield* Timeout.make({ timeout: "50 millis" })
+      let caught = 0
+      const [exit] = yield* drive(
+        Effect.uninterruptible(Effect.sleep(500)).pipe(
+          Policy.apply(timeout),
+          Effect.catchReason("CallError", "AttemptTimeout", () => Effect.sync(() => ++caught))
+        )
+      )
+      assert.deepStrictEqual([exit, caught], [Exit.succeed(1), 1])
+    }))
+
   it.effect("the attempt sees the caller's services and references", () =>
     Effect.gen(function*() {
       const Tenant = Context.Reference<string>("test/Tenant", { defaultValue: () => "nobody" })
