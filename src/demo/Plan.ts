@@ -32,7 +32,7 @@ export const lateness = { minMillis: 500, maxMillis: 2500 }
 /** Share of the run before the first fault. */
 const calm = 0.1
 /** Share of a fault's time until it is lifted; the rest is for recovery. */
-const active = 0.6
+const active = 0.5
 /** Shorter runs do the first two only: with four, none would last long enough to show. */
 const enoughForAll = 30
 

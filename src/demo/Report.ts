@@ -64,6 +64,8 @@ interface Chart {
     readonly name: string
     readonly style: string
     readonly value: (second: Summary.Second) => number | undefined
+    /** A dot each instead of a line. */
+    readonly dots?: boolean
   }>
   /** What a second says when it is pointed at. */
   readonly tip: (second: Summary.Second) => string
@@ -77,12 +79,13 @@ const chart = (run: Summary.Summary, { caption, height, lines, scale, ticks, tip
     `<text class="tick" x="${left - 8}" y="${y(value) + 4}" text-anchor="end">${label}</text>`
   ).join("")
   // A second's figure stands in its middle.
-  const paths = lines.map(({ style, value }) => {
+  const paths = lines.map(({ dots = false, style, value }) => {
     const points = run.perSecond.flatMap((second) => {
       const at = value(second)
-      return at === undefined ? [] : [`${x(second.second + 0.5)},${y(at)}`]
+      return at === undefined ? [] : [[x(second.second + 0.5), y(at)] as const]
     })
-    return `<polyline class="line ${style}" points="${points.join(" ")}"/>`
+    if (dots) return points.map(([cx, cy]) => `<circle class="dot ${style}" cx="${cx}" cy="${cy}" r="2.5"/>`).join("")
+    return `<polyline class="line ${style}" points="${points.map((point) => point.join(",")).join(" ")}"/>`
   }).join("")
   const step = plotWidth / run.seconds
   const tips = run.perSecond.map((second) =>
@@ -90,9 +93,12 @@ const chart = (run: Summary.Summary, { caption, height, lines, scale, ticks, tip
       escape(`${clock(second.second)}  ${tip(second)}`)
     }</title></rect>`
   ).join("")
-  const legend = lines.map(({ name, style }) =>
-    `<span class="key"><svg width="22" height="8" aria-hidden="true"><line class="line ${style}" x1="0" x2="22" y1="4" y2="4"/></svg>${name}</span>`
-  ).join("")
+  const legend = lines.map(({ dots = false, name, style }) => {
+    const mark = dots
+      ? `<circle class="dot ${style}" cx="11" cy="4" r="2.5"/>`
+      : `<line class="line ${style}" x1="0" x2="22" y1="4" y2="4"/>`
+    return `<span class="key"><svg width="22" height="8" aria-hidden="true">${mark}</svg>${name}</span>`
+  }).join("")
   return `<figure><figcaption><h2>${title}</h2><p>${caption}</p><p>${legend}</p></figcaption>
 <svg viewBox="0 0 ${width} ${top + height + bottom}" role="img" aria-label="${escape(title)}">${
     faultBands(run, height)
@@ -139,17 +145,21 @@ const latencyChart = (run: Summary.Summary): string =>
     ticks: decades,
     scale: (value) => Math.log10(Math.max(1, value)) / 4,
     lines: [
-      { name: "naive, slowest in 100", style: "naive", value: ({ naive }) => some(naive, naive.p99) },
-      { name: "naive, median", style: "naive thin", value: ({ naive }) => some(naive, naive.p50) },
+      { name: "naive, slowest", style: "naive", value: ({ naive }) => some(naive, naive.max), dots: true },
       {
-        name: "resilient, slowest in 100",
+        name: "resilient, slowest",
         style: "resilient",
-        value: ({ resilient }) => some(resilient, resilient.p99)
+        value: ({ resilient }) => some(resilient, resilient.max),
+        dots: true
       },
+      { name: "naive, p95", style: "naive", value: ({ naive }) => some(naive, naive.p95) },
+      { name: "resilient, p95", style: "resilient", value: ({ resilient }) => some(resilient, resilient.p95) },
+      { name: "naive, median", style: "naive thin", value: ({ naive }) => some(naive, naive.p50) },
       { name: "resilient, median", style: "resilient thin", value: ({ resilient }) => some(resilient, resilient.p50) }
     ],
     tip: (second) =>
-      both(second, ({ p50, p99 }) => `${Summary.millis(p50)} median, ${Summary.millis(p99)} slowest in 100`)
+      both(second, ({ max, p50, p95 }) =>
+        `${Summary.millis(p50)} median, ${Summary.millis(p95)} p95, ${Summary.millis(max)} slowest`)
   })
 
 const attemptsChart = (run: Summary.Summary): string => {
@@ -257,7 +267,7 @@ const tiles = ({ all, idempotent }: Summary.Summary): string => {
   const success = (figures: Summary.Figures) => Summary.percent(figures.success, 2)
   return `<div class="tiles">${
     tile("idempotent calls answered", success(idempotent.resilient), success(idempotent.naive))
-  }${tile("slowest in 100", Summary.millis(idempotent.resilient.p99), Summary.millis(idempotent.naive.p99))}${
+  }${tile("p99", Summary.millis(idempotent.resilient.p99), Summary.millis(idempotent.naive.p99))}${
     tile("attempts per call", all.resilient.attemptsPerCall.toFixed(3), all.naive.attemptsPerCall.toFixed(3))
   }${
     tile(
@@ -289,13 +299,15 @@ figure svg { width: 100%; height: auto; display: block }
 ul { list-style: none; margin: 20px 0 0; padding: 0 } .held::before { content: "✓"; color: var(--good) }
 .missed::before { content: "✗"; color: var(--bad) } li::before { display: inline-block; width: 22px; font-weight: 700 }
 .scroll { overflow-x: auto; margin-top: 10px }
-table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; white-space: nowrap } table.narrow { width: auto }
-th, td { padding: 5px 10px; text-align: right; border-bottom: 1px solid var(--rule); font-weight: 400 }
-tbody th, .text { text-align: left } thead th { color: var(--soft) } tbody tr:last-child > * { border-bottom: 0 }
+table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; white-space: nowrap; font-size: 14px } table.narrow { width: auto }
+th, td { padding: 5px 8px; text-align: right; border-bottom: 1px solid var(--rule); font-weight: 400 }
+tbody th, .text { text-align: left } tbody th { white-space: normal; min-width: 150px } .narrow tbody th { min-width: 0 } thead th { color: var(--soft) } tbody tr:last-child > * { border-bottom: 0 }
 thead .naive, thead .resilient { text-align: center; color: var(--ink) }
 thead .naive { border-bottom: 2px solid var(--naive) } thead .resilient { border-bottom: 2px solid var(--resilient) }
 tbody td:nth-child(7) { border-left: 1px solid var(--rule) } .narrow td { border-left: 0 }
 .line { fill: none; stroke-width: 2; stroke-linejoin: round; stroke-linecap: round } .thin { stroke-width: 1.5; stroke-dasharray: 2 4 }
+
+.dot { opacity: .75 } .dot.naive { fill: var(--naive) } .dot.resilient { fill: var(--resilient) }
 .line.naive { stroke: var(--naive) } .line.resilient { stroke: var(--resilient) }
 .grid { stroke: var(--rule) } .tick, .note { font-size: 12px; fill: var(--soft) } .note { fill: var(--ink) }
 .fault { fill: var(--fault) } .tip { fill: transparent } .tip:hover { fill: var(--fault) }

@@ -16,6 +16,7 @@ export interface Figures {
   readonly success: number
   /** Milliseconds from when a call was due until it ended, however it ended. */
   readonly p50: number
+  readonly p95: number
   readonly p99: number
   readonly max: number
   readonly attempts: number
@@ -46,6 +47,7 @@ export const figures = (calls: ReadonlyArray<Call>): Figures => {
     answered: count - failed,
     success: count === 0 ? 1 : (count - failed) / count,
     p50: percentile(times, 0.5),
+    p95: percentile(times, 0.95),
     p99: percentile(times, 0.99),
     max: times.at(-1) ?? 0,
     attempts,

@@ -10,6 +10,7 @@ import * as NodeStdio from "@effect/platform-node/NodeStdio"
 import * as Console from "effect/Console"
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
+import * as Logger from "effect/Logger"
 import * as Runtime from "effect/Runtime"
 import * as Schema from "effect/Schema"
 import * as Stdio from "effect/Stdio"
@@ -39,11 +40,17 @@ const main = Effect.gen(function*() {
       })
     )
   )
-  if (faults.warden !== null) process.kill(faults.warden, "SIGKILL")
+  const { warden } = faults
+  if (warden !== null) yield* Effect.ignore(Effect.try(() => process.kill(warden, "SIGKILL")))
 })
 
 NodeRuntime.runMain(
-  main.pipe(Effect.scoped, Effect.provide(Layer.merge(Tcp.layer({ agent: "users" }), NodeStdio.layer))),
+  main.pipe(
+    Effect.scoped,
+    Effect.provide(Layer.merge(Tcp.layer({ agent: "users" }), NodeStdio.layer)),
+    // Standard output is for the answers.
+    Effect.provideService(Logger.LogToStderr, true)
+  ),
   // Not before everything has ended by itself, as `runMain` does: nobody is there any more to wait for.
   { teardown: (exit) => Runtime.defaultTeardown(exit, (code) => process.exit(code)) }
 )
