@@ -24,31 +24,20 @@
  * per endpoint. A method that states a slot of its own has its own state there
  * and shares the rest.
  */
-import type * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import type { Level } from "../balancer/Endpoint.ts"
 import type * as CallError from "../contract/CallError.ts"
-import * as AdaptiveThrottle from "../policy/AdaptiveThrottle.ts"
-import * as CircuitBreaker from "../policy/CircuitBreaker.ts"
-import * as Hedge from "../policy/Hedge.ts"
 import * as Policy from "../policy/Policy.ts"
-import * as Retry from "../policy/Retry.ts"
-import * as RetryBudget from "../policy/RetryBudget.ts"
-import * as Timeout from "../policy/Timeout.ts"
+import type * as RetryBudget from "../policy/RetryBudget.ts"
+import * as StackOptions from "../policy/StackOptions.ts"
 
-type Unnamed<Options> = Omit<Options, "name">
-
-/** A slot each. `false` leaves out what would be there by default. */
-export interface Options {
-  /** Default: 3 attempts, decorrelated backoff, a budget of the target's own. */
-  readonly retry?: Unnamed<Retry.RetryOptions> | false | undefined
-  readonly hedge?: Unnamed<Hedge.HedgeOptions> | undefined
-  readonly adaptiveThrottle?: Unnamed<AdaptiveThrottle.AdaptiveThrottleOptions> | undefined
-  /** Default: `CircuitBreaker`'s own conditions. */
-  readonly circuitBreaker?: Unnamed<CircuitBreaker.CircuitBreakerOptions> | false | undefined
-  /** Longest one attempt may take. Default 2 seconds, so that three of them and their backoff fit a deadline of 10. */
-  readonly timeout?: Duration.Input | false | undefined
-}
+/**
+ * The slots a client may state, as code or as a `PolicySpec`'s data. By default
+ * there are a retry (3 attempts, a budget of the target's own), a circuit
+ * breaker per endpoint and an attempt timeout of 2 seconds, so that three of
+ * them and their backoff fit a deadline of 10; `false` leaves one out.
+ */
+export type Options = StackOptions.StackOptions
 
 /** What a method's slots make of the client's. */
 export type Merge<P, M> = Omit<P, keyof M> & M
@@ -81,8 +70,6 @@ export interface ClientStack {
   readonly endpoint: (address: string) => Effect.Effect<ReadonlyArray<Level>>
 }
 
-/** Most attempts a call makes by default: the first and two more, as in the SRE book ("Handling Overload"). */
-const defaultAttempts = 3
 const defaultTimeout = "2 seconds"
 
 /**
@@ -97,17 +84,15 @@ export const make = (
 ): Effect.Effect<ClientStack> =>
   Effect.gen(function*() {
     const levels: ReadonlyArray<Options> = [own, ...methods.map(([, slots]) => ({ ...own, ...slots }))]
-    const budget = yield* RetryBudget.make({ name: `${target} retry budget` })
+    const budget = yield* StackOptions.budgetOf(target, own.retry)
     const shared = makeShared()
     const calls: Array<CallLevel> = []
     for (const level of levels) {
       calls.push({
         call: yield* callPolicy(target, level, budget),
         attempt: Policy.stack({
-          adaptiveThrottle: yield* shared(
-            level.adaptiveThrottle,
-            (slot) => AdaptiveThrottle.make({ ...slot, name: target })
-          )
+          rateLimiter: yield* shared(target, level.rateLimiter, StackOptions.simple.rateLimiter),
+          adaptiveThrottle: yield* shared(target, level.adaptiveThrottle, StackOptions.simple.adaptiveThrottle)
         })
       })
     }
@@ -126,47 +111,46 @@ export const make = (
 const makeShared = () => {
   const made = new Map<object, unknown>()
   return <S extends object, P>(
+    name: string,
     slot: S | undefined,
-    make: (slot: S) => Effect.Effect<P>
+    make: (name: string, slot: S) => Effect.Effect<P>
   ): Effect.Effect<P | undefined> =>
     slot === undefined ? Effect.succeed(undefined) : Effect.suspend(() => {
       const known = made.get(slot) as P | undefined
       if (known !== undefined) return Effect.succeed(known)
-      return Effect.tap(make(slot), (policy) => Effect.sync(() => made.set(slot, policy)))
+      return Effect.tap(make(name, slot), (policy) => Effect.sync(() => made.set(slot, policy)))
     })
 }
 
 /** The slot of a client that states none: one object, so that its state is shared. */
-const defaultBreaker: Unnamed<CircuitBreaker.CircuitBreakerOptions> = {}
+const defaultBreaker: StackOptions.CircuitBreakerSlot = {}
 
 const callPolicy = (
   target: string,
   level: Options,
-  budget: RetryBudget.RetryBudget
+  budget: RetryBudget.RetryBudget | undefined
 ): Effect.Effect<Policy.Policy<unknown>> =>
   Effect.gen(function*() {
-    const retry = level.retry === false ? undefined : yield* Retry.make({
-      attempts: defaultAttempts,
-      budget,
-      ...level.retry,
-      name: target
+    const { hedge, retry = {} } = level
+    return Policy.stack({
+      retry: retry === false ? undefined : yield* StackOptions.retry(target, retry, budget),
+      hedge: hedge === undefined ? undefined : yield* StackOptions.hedge(target, hedge, budget)
     })
-    const hedge = level.hedge === undefined ? undefined : yield* Hedge.make({ budget, ...level.hedge, name: target })
-    return Policy.stack({ retry, hedge })
   })
 
 const endpointLevel = (name: string, level: Options, shared: ReturnType<typeof makeShared>): Effect.Effect<Level> =>
   Effect.gen(function*() {
-    const circuitBreaker = level.circuitBreaker === false
+    const { circuitBreaker = defaultBreaker, timeout = defaultTimeout } = level
+    const breaker = circuitBreaker === false
       ? undefined
-      : yield* shared(level.circuitBreaker ?? defaultBreaker, (slot) => CircuitBreaker.make({ ...slot, name }))
+      : yield* shared(name, circuitBreaker, StackOptions.circuitBreaker)
     const policy = Policy.stack({
-      circuitBreaker,
-      timeout: level.timeout === false
-        ? undefined
-        : yield* Timeout.make({ timeout: level.timeout ?? defaultTimeout, name })
+      circuitBreaker: breaker,
+      bulkhead: yield* shared(name, level.bulkhead, StackOptions.simple.bulkhead),
+      adaptiveLimiter: yield* shared(name, level.adaptiveLimiter, StackOptions.simple.adaptiveLimiter),
+      timeout: timeout === false ? undefined : yield* StackOptions.simple.timeout(name, timeout)
     })
-    return { policy, wouldAdmit: circuitBreaker?.wouldAdmit ?? always }
+    return { policy, wouldAdmit: breaker?.wouldAdmit ?? always }
   })
 
 const always = (): boolean => true
