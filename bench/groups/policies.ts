@@ -2,6 +2,7 @@
 import * as Cockatiel from "cockatiel"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
+import * as Layer from "effect/Layer"
 import { CircuitBreaker as EffectBreaker } from "effect/persistence"
 import * as Schedule from "effect/Schedule"
 import * as Semaphore from "effect/Semaphore"
@@ -21,8 +22,12 @@ const promiseOne = () => Promise.resolve(1)
 const run = Effect.runPromise
 
 const effectBreaker = EffectBreaker.CircuitBreaker.pipe(
-  Effect.provide(EffectBreaker.layer({ tripPolicy: EffectBreaker.consecutive(5), openDuration: "1 minute" })),
-  Effect.provide(EffectBreaker.layerStoreMemory())
+  Effect.provide(
+    Layer.provide(
+      EffectBreaker.layer({ tripPolicy: EffectBreaker.consecutive(5), openDuration: "1 minute" }),
+      EffectBreaker.layerStoreMemory()
+    )
+  )
 )
 
 /** One policy around a synchronous operation that succeeds. */

@@ -12,6 +12,9 @@ export const greeting = Effect.gen(function*() {
   return `Hello ${user.name}`
 }).pipe(
   Effect.scoped,
-  Effect.provide(Layer.mergeAll(Discovery.layerStatic({ users: addresses }), ...addresses.map(server))),
-  Effect.provide(Tcp.layer())
+  Effect.provide(
+    Layer.mergeAll(Discovery.layerStatic({ users: addresses }), ...addresses.map(server)).pipe(
+      Layer.provideMerge(Tcp.layer())
+    )
+  )
 )
