@@ -22,21 +22,14 @@ import { connectFailed, type SendError, type Serve, type Session, type Status, T
 class Server {
   readonly address: string
   readonly run: (request: Frame.Request) => Fiber.Fiber<Frame.Response>
-  readonly running = new Running()
+  readonly running: Running
   readonly sessions = new Set<MemorySession>()
   requests = 0
 
-  constructor(
-    address: string,
-    serve: Serve,
-    run: (effect: Effect.Effect<Frame.Response>) => Fiber.Fiber<Frame.Response>
-  ) {
+  constructor(address: string, serve: Serve, running: Running) {
     this.address = address
-    this.run = (request) => {
-      const fiber = run(Effect.suspend(() => serve(request, "memory")))
-      this.running.start(fiber)
-      return fiber
-    }
+    this.running = running
+    this.run = (request) => running.run(Effect.suspend(() => serve(request, "memory")))
   }
 }
 
@@ -163,10 +156,10 @@ class MemorySession implements Session {
       attempt.end(Exit.fail(this.lost(why, "maybe")))
       attempt.interrupt("shutdown")
     }
-    for (const done of this.drainers) done()
-    this.drainers.clear()
     this.changed()
     this.listeners.clear()
+    for (const done of this.drainers) done()
+    this.drainers.clear()
   }
 
   /** An attempt is over. */
@@ -209,7 +202,7 @@ export const make: Effect.Effect<Transport["Service"]> = Effect.sync(() => {
         Effect.acquireRelease(
           Effect.flatMap(Effect.context<never>(), (context) => {
             if (servers.has(address)) return Effect.fail(connectFailed(address, "unreachable", "the name is taken"))
-            const server = new Server(address, serve, Effect.runForkWith(context))
+            const server = new Server(address, serve, new Running(context))
             servers.set(address, server)
             return Effect.succeed(server)
           }),

@@ -240,7 +240,7 @@ export const make = (options: TcpOptions = {}): Effect.Effect<Transport["Service
         Effect.succeed({ source: Timer.sourceOf(fiber), receiver: CallEvent.receiverOf(fiber) })
       )
       const sessions = new Set<ServerSession>()
-      const running = new Running()
+      const running = new Running(context)
       let idle: Array<() => void> = []
       const past = { requests: 0, refused: 0, protocolErrors: 0 }
 
@@ -276,7 +276,7 @@ export const make = (options: TcpOptions = {}): Effect.Effect<Transport["Service
             for (const done of waiting) done()
           }
         }
-        const session = new ServerSession(pipeOf(socket, peer), env, serve, running, context)
+        const session = new ServerSession(pipeOf(socket, peer), env, serve, running)
         sessions.add(session)
         wire(socket, session)
         changed("opened", "accepted")

@@ -50,6 +50,9 @@ export interface Env {
   readonly onClosed: (why: string, protocolError: Frame.FrameError | undefined) => void
 }
 
+/** Most bytes of answers that wait for their peer before further requests are refused: a few of the largest. */
+const maxUnsentBytes = 16 * 1024 * 1024
+
 const slotMask = 0xffff
 const maxSlots = slotMask + 1
 
@@ -153,6 +156,7 @@ const ignore = () => {}
 /** A slot whose caller has gone: it waits for the peer's answer, or for its time. */
 interface Quarantined {
   readonly id: number
+  readonly reason: Interruption.Reason
   readonly until: number
   over: boolean
 }
@@ -276,15 +280,22 @@ export class ClientSession implements Session {
     }
     this.written--
     const now = Timer.nowOf(this.env.source.clock)
-    const quarantined = { id: pending.id, until: now + this.env.limits.quarantineMillis, over: false }
+    const reason = Exit.isFailure(exit) ? Interruption.fromCause(exit.cause as Cause.Cause<unknown>) : undefined
+    const quarantined: Quarantined = {
+      id: pending.id,
+      reason: reason ?? "caller",
+      until: now + this.env.limits.quarantineMillis,
+      over: false
+    }
     this.slots[pending.id & slotMask] = quarantined
     this.quarantine.push(quarantined)
     this.quarantined++
-    if ((this.peerFeatures & Frame.Feature.cancel) !== 0) {
-      const reason = Exit.isFailure(exit) ? Interruption.fromCause(exit.cause as Cause.Cause<unknown>) : undefined
-      this.outbox.cancel(pending.id, reason ?? "caller")
-    }
+    this.cancel(quarantined)
     this.settled()
+  }
+
+  private cancel(quarantined: Quarantined): void {
+    if ((this.peerFeatures & Frame.Feature.cancel) !== 0) this.outbox.cancel(quarantined.id, quarantined.reason)
   }
 
   private write(pending: Pending, metadataSize: number): boolean {
@@ -458,6 +469,8 @@ export class ClientSession implements Session {
     if (hello.maxInFlight > 0) this.maxInFlight = Math.min(this.maxInFlight, hello.maxInFlight)
     this.codec = BodyCodec.all.find((codec) => hello.codecs.includes(codec.id)) ?? BodyCodec.json
     if ((hello.features & Frame.Feature.ping) !== 0) this.watchSilence(this.lastByteAt)
+    // Callers may have left before the peer could be told.
+    for (const entry of this.slots) if (entry !== undefined && !(entry instanceof Pending)) this.cancel(entry)
     return undefined
   }
 
@@ -508,12 +521,12 @@ export class ClientSession implements Session {
       )
     })
     for (const [index, entry] of pending.entries()) entry.complete(exits[index]!)
-    const { drainers } = this
-    this.drainers = []
-    for (const drained of drainers) drained()
     this.env.onClosed(why, protocolError)
     this.changed()
     this.listeners.clear()
+    const { drainers } = this
+    this.drainers = []
+    for (const drained of drainers) drained()
   }
 }
 
@@ -528,15 +541,25 @@ export class Running {
   count = 0
   private waiting: Array<() => void> = []
 
-  /** Starts one. */
-  start(fiber: Fiber.Fiber<Frame.Response>): void {
+  private readonly fork: (effect: Effect.Effect<Frame.Response>) => Fiber.Fiber<Frame.Response>
+
+  constructor(context: Context.Context<never>) {
+    this.fork = Effect.runForkWith(context)
+  }
+
+  /** Starts one. It runs at once, so it is counted before. */
+  readonly run = (effect: Effect.Effect<Frame.Response>): Fiber.Fiber<Frame.Response> => {
     this.count++
-    fiber.addObserver(() => {
-      if (--this.count > 0) return
-      const { waiting } = this
-      this.waiting = []
-      for (const done of waiting) done()
-    })
+    const fiber = this.fork(effect)
+    fiber.addObserver(this.over)
+    return fiber
+  }
+
+  private readonly over = (): void => {
+    if (--this.count > 0) return
+    const { waiting } = this
+    this.waiting = []
+    for (const done of waiting) done()
   }
 
   /** Waits until none runs. */
@@ -560,7 +583,6 @@ export class ServerSession {
   private readonly stallWatch: Watch
   private readonly serve: Serve
   private readonly running: Running
-  private readonly run: (effect: Effect.Effect<Frame.Response>) => Fiber.Fiber<Frame.Response>
   private readonly serving: Array<Serving | undefined> = []
   private closed = false
   private leaving = false
@@ -570,12 +592,11 @@ export class ServerSession {
   requests = 0
   refused = 0
 
-  constructor(pipe: Pipe, env: Env, serve: Serve, running: Running, context: Context.Context<never>) {
+  constructor(pipe: Pipe, env: Env, serve: Serve, running: Running) {
     this.pipe = pipe
     this.env = env
     this.serve = serve
     this.running = running
-    this.run = Effect.runForkWith(context)
     this.outbox = new Outbox(pipe, () => {
       // Who does not read answers is not read from: its requests wait in its own kernel.
       pipe.pause()
@@ -702,10 +723,13 @@ export class ServerSession {
     if (this.inFlight >= this.env.limits.maxInFlight) {
       return this.refuse(id, Frame.Status.overloaded, `${this.inFlight} requests in flight on this session`)
     }
+    // Reading stops when a peer does not read. Thousands of requests may have been read by then.
+    if (this.outbox.unsentBytes >= maxUnsentBytes) {
+      return this.refuse(id, Frame.Status.overloaded, `${this.outbox.unsentBytes} bytes of answers wait to be read`)
+    }
     const slot = id & slotMask
     this.inFlight++
-    const fiber = this.run(Effect.suspend(() => this.serve(request, this.pipe.peer)))
-    this.running.start(fiber)
+    const fiber = this.running.run(Effect.suspend(() => this.serve(request, this.pipe.peer)))
     const serving: Serving = { id, fiber }
     // Filled in before the slot is needed: a client's slots are small numbers, taken in turn.
     while (this.serving.length <= slot) this.serving.push(undefined)

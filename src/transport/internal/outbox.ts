@@ -40,6 +40,7 @@ export class Outbox {
   private chunks: Array<Uint8Array> = []
   /** The first of `chunks` that has not been handed over. */
   private next = 0
+  private chunkBytes = 0
   private scheduled = false
   private ended = false
   private closed = false
@@ -85,6 +86,16 @@ export class Outbox {
     this.schedule()
   }
 
+  /** Bytes that have not been handed over. */
+  get unsentBytes(): number {
+    return this.chunkBytes + this.encoder.length
+  }
+
+  private add(chunk: Uint8Array): void {
+    this.chunks.push(chunk)
+    this.chunkBytes += chunk.length
+  }
+
   /** Ends our side of the stream behind what has been written. */
   end(): void {
     this.ended = true
@@ -106,7 +117,10 @@ export class Outbox {
 
   private body(body: Uint8Array): void {
     if (body.length <= copyLimit) this.encoder.body(body)
-    else this.chunks.push(this.encoder.take(), body)
+    else {
+      this.add(this.encoder.take())
+      this.add(body)
+    }
     this.schedule()
   }
 
@@ -120,7 +134,7 @@ export class Outbox {
     this.scheduled = false
     if (this.congested || this.closed) return
     this.flushes++
-    if (this.encoder.length > 0) this.chunks.push(this.encoder.take())
+    if (this.encoder.length > 0) this.add(this.encoder.take())
     while (this.next < this.chunks.length && !this.congested) this.congested = !this.pipe.write(this.piece())
     if (this.congested) this.onCongested()
     if (this.next < this.chunks.length) return
@@ -138,9 +152,11 @@ export class Outbox {
       if (chunk.length > room) {
         piece.push(chunk.subarray(0, room))
         this.chunks[this.next] = chunk.subarray(room)
+        this.chunkBytes -= room
         break
       }
       piece.push(chunk)
+      this.chunkBytes -= chunk.length
       room -= chunk.length
       this.next++
     }
