@@ -1,5 +1,6 @@
 /** Whether and when to send. Effect in, Effect out. In the order of a stack, outermost first. */
 export * as Policy from "./Policy.ts"
+export * as StackOptions from "./StackOptions.ts"
 export * as Backoff from "./Backoff.ts"
 export * as RetryBudget from "./RetryBudget.ts"
 export * as Retry from "./Retry.ts"
@@ -8,4 +9,5 @@ export * as RateLimiter from "./RateLimiter.ts"
 export * as AdaptiveThrottle from "./AdaptiveThrottle.ts"
 export * as CircuitBreaker from "./CircuitBreaker.ts"
 export * as Bulkhead from "./Bulkhead.ts"
+export * as AdaptiveLimiter from "./AdaptiveLimiter.ts"
 export * as Timeout from "./Timeout.ts"
