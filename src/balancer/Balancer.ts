@@ -7,6 +7,10 @@
  * goes to another endpoint. At most `min(endpoints, 5)` picks; then the last
  * reason is the answer.
  *
+ * A retry or a hedge goes where its call has not been yet, if such a place is
+ * ready: three attempts that all draw the one bad endpoint of five would fail
+ * one in 25 of the calls that meet it.
+ *
  * State is per target: one balancer for all calls of a client.
  */
 import * as Cause from "effect/Cause"
@@ -22,7 +26,7 @@ import * as CallError from "../contract/CallError.ts"
 import * as CallEvent from "../contract/CallEvent.ts"
 import * as Outcome from "../contract/Outcome.ts"
 import * as Timer from "../contract/Timer.ts"
-import type { Endpoint } from "./Endpoint.ts"
+import { type Endpoint, Rank, rank } from "./Endpoint.ts"
 import * as PowerOfTwo from "./PowerOfTwo.ts"
 
 /** Most endpoints one attempt is offered to. */
@@ -41,10 +45,14 @@ export interface Balancer {
   readonly target: string
   /** The endpoints known now. */
   readonly endpoints: () => ReadonlyArray<Endpoint>
-  /** Runs one attempt at an endpoint, inside that endpoint's policies of the given level. */
+  /**
+   * Runs one attempt at an endpoint, inside that endpoint's policies of the given
+   * level. Where the call has `been` is picked again only when nothing else is ready.
+   */
   readonly run: <A, E, R>(
     level: number,
-    attempt: (endpoint: Endpoint) => Effect.Effect<A, E, R>
+    attempt: (endpoint: Endpoint) => Effect.Effect<A, E, R>,
+    been?: ReadonlyArray<Endpoint>
   ) => Effect.Effect<A, E | CallError.CallError<CallError.NoEndpoint>, R>
   /** Finishes what is in flight everywhere and opens nothing more. */
   readonly drain: Effect.Effect<void>
@@ -134,9 +142,9 @@ export const make = (options: BalancerOptions): Effect.Effect<Balancer, never, S
       target,
       endpoints: () =>
         endpoints,
-      run: (level, attempt) =>
+      run: (level, attempt, been) =>
         Effect.withFiber((fiber) =>
-          offer({ fiber, target, level, attempt, endpoints: () => endpoints }, [], undefined)
+          offer({ fiber, target, level, attempt, been, endpoints: () => endpoints }, [], undefined)
         ),
       drain
     }
@@ -150,7 +158,24 @@ interface Offer<A, E, R> {
   readonly target: string
   readonly level: number
   readonly attempt: (endpoint: Endpoint) => Effect.Effect<A, E, R>
+  readonly been: ReadonlyArray<Endpoint> | undefined
   readonly endpoints: () => ReadonlyArray<Endpoint>
+}
+
+/** A ready endpoint where the call has not been, or else whichever is fittest. */
+const pick = <A, E, R>(
+  self: Offer<A, E, R>,
+  tried: ReadonlyArray<Endpoint>
+): Endpoint | undefined => {
+  const { been, fiber, level } = self
+  const random = fiber.getRef(Random.Random)
+  const draw = () => random.nextDoubleUnsafe()
+  const now = Timer.now(fiber)
+  if (been !== undefined) {
+    const other = PowerOfTwo.pick(self.endpoints(), [...tried, ...been], level, now, draw)
+    if (other !== undefined && rank(other, level, now) === Rank.ready) return other
+  }
+  return PowerOfTwo.pick(self.endpoints(), tried, level, now, draw)
 }
 
 /** Offers the attempt to one endpoint, and to the next when nothing was sent. */
@@ -163,9 +188,7 @@ const offer = <A, E, R>(
   // Picked and counted where the release is already in place.
   const counted = Effect.onExitPrimitive(
     Effect.suspend((): Effect.Effect<A, E | NoEndpoint, R> => {
-      const random = self.fiber.getRef(Random.Random)
-      const now = Timer.now(self.fiber)
-      endpoint = PowerOfTwo.pick(self.endpoints(), tried, self.level, now, () => random.nextDoubleUnsafe())
+      endpoint = pick(self, tried)
       if (endpoint === undefined) return last === undefined ? noEndpoint(self) : Effect.failCause(last)
       endpoint.inFlight++
       return endpoint.levels[self.level]!.policy.run(self.attempt(endpoint)) as Effect.Effect<A, E, R>

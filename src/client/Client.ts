@@ -260,9 +260,16 @@ const call = (
       headers: options.headers ?? noHeaders,
       classify: method.classify
     }
+    // Where the latest attempt went, and from the second on where all before it did.
+    let latest: Endpoint | undefined
+    let been: Array<Endpoint> | undefined
     const attempt = Effect.withFiber((current) => {
       const now = current.getRef(CallContext.Current)
-      return shared.balancer.run(callable.level, (endpoint) => send(current, callable, endpoint, now, body.success))
+      if (latest !== undefined) (been ??= []).push(latest)
+      return shared.balancer.run(callable.level, (endpoint) => {
+        latest = endpoint
+        return send(current, callable, endpoint, now, body.success)
+      }, been)
     })
     const guarded = Timeout.withDeadlineAt(stack.call.run(stack.attempt.run(attempt)), context.deadline)
     const answered = Outcome.isIdempotent(context) ? guarded : Effect.mapError(guarded, unknownOutcome(context))
