@@ -82,7 +82,7 @@ const methodOf = (client: unknown, name: string): Any =>
 const stackOf = (attempts: number, timeout: Duration.Duration | undefined): ClientStack.Options => ({
   // One attempt fails for its own reason, not for being the last.
   // A person waits for this one call: there is no load to bound, and nothing yet to earn a budget with.
-  retry: attempts === 1 ? false : { attempts, budget: undefined },
+  retry: attempts === 1 ? false : { attempts, budget: false },
   circuitBreaker: false,
   timeout: timeout ?? false
 })
