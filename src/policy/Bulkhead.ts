@@ -19,6 +19,7 @@
  */
 import type * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
+import * as Exit from "effect/Exit"
 import type * as Fiber from "effect/Fiber"
 import * as CallContext from "../contract/CallContext.ts"
 import * as CallError from "../contract/CallError.ts"
@@ -26,6 +27,7 @@ import * as CallEvent from "../contract/CallEvent.ts"
 import * as Criticality from "../contract/Criticality.ts"
 import * as Options from "../contract/Options.ts"
 import * as Timer from "../contract/Timer.ts"
+import { evaluate, isImmediate } from "./internal/evaluate.ts"
 import * as Guard from "./internal/guard.ts"
 import { Permits, RankedWaiter } from "./internal/permits.ts"
 import * as Progress from "./internal/progress.ts"
@@ -108,32 +110,41 @@ export const make = (options: BulkheadOptions): Effect.Effect<Bulkhead> =>
 const run = <A, E, R>(
   state: State,
   self: Effect.Effect<A, E, R>
-): Effect.Effect<A, E | CallError.CallError<CallError.BulkheadFull>, R> =>
-  Effect.suspend(() => {
-    let holds = false
-    // The release is in place before the permit is taken: between two steps a fiber may be interrupted.
-    return Effect.onExitPrimitive(
-      Effect.suspend(() => {
-        if (state.permits.take()) {
-          holds = true
-          state.admitted++
-          return self
-        }
-        return Effect.flatMap(
-          wait(state, () => {
-            holds = true
-          }),
-          () => self
-        )
-      }),
-      (exit) => {
-        if (!holds) return undefined
-        if (exit._tag === "Success") state.release()
-        else Guard.whenOver(exit.cause, state.release)
-        return undefined
-      }
-    )
+): Effect.Effect<A, E | CallError.CallError<CallError.BulkheadFull>, R> => {
+  const { permits } = state
+  const holding = Effect.onExitPrimitive(self, state.ended)
+  return Effect.withFiber<A, E | CallError.CallError<CallError.BulkheadFull>, R>((fiber) => {
+    // Between two steps a fiber may be interrupted, so a permit is taken in the step that installs its release. This one
+    // does both, and allocates nothing.
+    if (isImmediate && permits.take()) {
+      state.admitted++
+      return evaluate(holding, fiber)
+    }
+    return permits.maxQueue === 0 && permits.available === 0
+      ? state.reject(fiber, fiber.getRef(CallContext.Current))
+      : enqueue(state, self)
   })
+}
+
+/** Here the release is installed first, and told when there is something to release. */
+const enqueue = <A, E, R>(
+  state: State,
+  self: Effect.Effect<A, E, R>
+): Effect.Effect<A, E | CallError.CallError<CallError.BulkheadFull>, R> => {
+  let holds = false
+  const take = () => {
+    holds = true
+    state.admitted++
+  }
+  return Effect.onExitPrimitive(
+    Effect.suspend(() => {
+      if (!state.permits.take()) return Effect.flatMap(wait(state, take), () => self)
+      take()
+      return self
+    }),
+    (exit) => holds ? state.ended(exit) : undefined
+  )
+}
 
 /** Waits for a permit; `granted` is called in the step that hands it over. */
 const wait = (state: State, granted: () => void) =>
@@ -197,7 +208,6 @@ class Waiter extends RankedWaiter {
   admit(): void {
     this.left()
     this.granted()
-    this.state.admitted++
     this.resume(Effect.void)
   }
 
@@ -230,7 +240,13 @@ class State {
     this.maxWaitMillis = maxWaitMillis
   }
 
-  readonly release = (): void => {
+  /** The attempt of a holder has ended. */
+  readonly ended = (exit: Exit.Exit<unknown, unknown>): undefined => {
+    if (Exit.isSuccess(exit)) this.release()
+    else Guard.whenOver(exit.cause, this.release)
+  }
+
+  private readonly release = (): void => {
     this.permits.giveBack()
     this.handOver()
   }

@@ -233,13 +233,15 @@ class State {
     maxWaitMillis: number,
     self: Effect.Effect<A, E, R>
   ): Effect.Effect<A, E | Error, R> {
-    if (this.take(Timer.now(fiber), permits)) return self
+    const now = Timer.now(fiber)
+    if (this.take(now, permits)) return self
+    if (maxWaitMillis === 0) return Effect.fail(this.reject(fiber, now, this.waitOf(now, permits)))
     return Effect.flatMap(this.wait(permits, maxWaitMillis), () => self)
   }
 
   tryTake(fiber: Fiber.Fiber<unknown, unknown>, permits: number): Taken {
     const now = Timer.now(fiber)
-    const retryAfterMillis = Math.max(0, this.dueAt(now, permits) - now)
+    const retryAfterMillis = this.waitOf(now, permits)
     const admitted = this.take(now, permits)
     if (!admitted) this.rejected++
     return { admitted, remaining: this.available(now), retryAfterMillis }
@@ -317,6 +319,10 @@ class State {
   /** When the turn of a newcomer would come. */
   private dueAt(now: number, permits: number): number {
     return this.meter.dueAt(now, this.wanted + permits)
+  }
+
+  private waitOf(now: number, permits: number): number {
+    return Math.max(0, this.dueAt(now, permits) - now)
   }
 
   /** The latest instant at which a turn may come. At the deadline itself it is of no use. */

@@ -8,8 +8,9 @@
  * `onExitPrimitive`.
  *
  * The name of the method is read off a primitive made for the purpose. Where an
- * Effect to come has none, the effect is evaluated in the next step as usual, so
- * nothing but speed may depend on it.
+ * Effect to come has none, the effect is evaluated in the next step as usual.
+ * Who cannot have a step between, because an interrupt may arrive in it, asks
+ * `isImmediate` first.
  */
 import * as Effect from "effect/Effect"
 import * as Effectable from "effect/Effectable"
@@ -22,6 +23,9 @@ const method: string | undefined = (() => {
   const primitive = Effectable.Prototype({ label: "holdfast/policy/evaluate", evaluate })
   return Object.entries(primitive).find(([, value]) => value === evaluate)?.[0]
 })()
+
+/** Whether `evaluate` is done when it returns. */
+export const isImmediate = method !== undefined
 
 export const evaluate = <A, E, R>(
   self: Effect.Effect<A, E, R>,
