@@ -29,6 +29,7 @@ import type * as AdaptiveThrottle from "./AdaptiveThrottle.ts"
 import type * as Bulkhead from "./Bulkhead.ts"
 import type * as CircuitBreaker from "./CircuitBreaker.ts"
 import type * as Hedge from "./Hedge.ts"
+import * as Lint from "./Lint.ts"
 import * as Policy from "./Policy.ts"
 import type * as RateLimiter from "./RateLimiter.ts"
 import type * as Retry from "./Retry.ts"
@@ -356,11 +357,30 @@ const asSpecError = <A, E, R>(self: Effect.Effect<A, E, R>): Effect.Effect<A, E 
 /**
  * Makes the stack of a spec, with its own state.
  *
- * Fails with a `SpecError` on a document that cannot be read, a name nothing is
- * bound to, and what a policy's constructor refuses.
+ * Fails with a `SpecError` on a document that cannot be read, that cannot work
+ * (`Lint`'s errors; its warnings are events), that names what nothing is bound
+ * to, or that a policy's constructor refuses.
  */
 export const compile = (document: PolicySpec, bindings: Bindings = {}): Effect.Effect<Compiled, SpecError> =>
   Effect.flatMap(read(document), (spec) => assemble(spec, bindings, undefined))
+
+/** Refuses a spec that cannot work, with the linter's arithmetic, and warns of what is rarely meant. */
+const lint = (spec: Read): Effect.Effect<void, SpecError> =>
+  Effect.withFiber((fiber) => {
+    const findings = Lint.check(spec)
+    const errors = findings.filter((finding) => finding.severity === "error")
+    if (errors.length > 0) return Effect.fail(new SpecError({ message: Lint.text(errors) }))
+    const receiver = CallEvent.receiverOf(fiber)
+    for (const { message, path, rule } of receiver === undefined ? [] : findings) {
+      receiver?.event({
+        _tag: "Warning",
+        policy: spec.name ?? "policy",
+        why: `${rule} ${path}: ${message}`,
+        atMillis: Timer.now(fiber)
+      })
+    }
+    return Effect.void
+  })
 
 /** Makes each slot, or takes over the former one's where it says the same, or its state where that fits. */
 const assemble = (
@@ -370,6 +390,7 @@ const assemble = (
 ): Effect.Effect<Compiled, SpecError> =>
   asSpecError(Effect.gen(function*() {
     const { name = "policy" } = spec
+    yield* lint(spec)
     const stated = yield* options(spec, bindings)
     const old = former?.slots ?? {}
     const same = (slot: keyof Read): boolean =>

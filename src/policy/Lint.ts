@@ -1,0 +1,395 @@
+/**
+ * Finds in a spec what cannot work, before it ships.
+ *
+ * Each finding carries the arithmetic that found it. An `error` is a spec that
+ * contradicts itself: something in it can never happen. A `warning` works and is
+ * rarely meant. The linter calculates with what the spec states and with the
+ * defaults of the policies; the rules about load need `traffic`.
+ *
+ * It knows upper bounds, not distributions: the worst case of a jittered delay
+ * is the delay without jitter. What a policy does to a system is the
+ * simulator's question.
+ *
+ * Source: the rules L1 to L14; the numbers behind them are cited where they stand.
+ */
+import * as Duration from "effect/Duration"
+import * as Backoff from "./internal/backoff.ts"
+import type * as PolicySpec from "./PolicySpec.ts"
+
+export interface Finding {
+  /** `"L1"` to `"L14"`. */
+  readonly rule: string
+  readonly severity: "error" | "warning"
+  /** The field it is about, with dots. */
+  readonly path: string
+  /** What is wrong, with the arithmetic. */
+  readonly message: string
+}
+
+type Spec = PolicySpec.Read
+type Rule = (spec: Spec) => ReadonlyArray<Finding>
+
+const toMillis = (duration: Duration.Duration): number => Duration.toMillis(duration)
+
+/** `1.5 s`, `250 ms`, `2 min`: as an author would write it. */
+const show = (millis: number): string => {
+  if (millis === Infinity) return "for ever"
+  const [unit, size] = millis < 1000
+    ? ["ms", 1]
+    : millis < 120_000
+    ? ["s", 1000]
+    : millis < 7_200_000
+    ? ["min", 60_000]
+    : millis < 172_800_000
+    ? ["h", 3_600_000]
+    : ["days", 86_400_000]
+  return `${Number((millis / (size as number)).toFixed(2))} ${unit}`
+}
+
+const figure = (value: number): string => String(Number(value.toFixed(2)))
+
+const error = (rule: string, path: string, message: string): Finding => ({ rule, severity: "error", path, message })
+const warning = (rule: string, path: string, message: string): Finding => ({ rule, severity: "warning", path, message })
+
+/** What the policies do where the spec says nothing. */
+const defaults = {
+  attempts: 3,
+  backoff: { base: 100, cap: 10_000 },
+  budget: { ratio: 0.1, reserve: 0.05 },
+  minimumCalls: 20,
+  windowCalls: 100,
+  probes: 5,
+  leaseMillis: 10_000
+}
+
+type RetrySpec = Exclude<NonNullable<Spec["retry"]>, false>
+type BreakerSpec = Exclude<NonNullable<Spec["circuitBreaker"]>, false>
+
+const retryOf = (spec: Spec): RetrySpec | undefined => (spec.retry === false ? undefined : spec.retry)
+const breakerOf = (spec: Spec): BreakerSpec | undefined =>
+  spec.circuitBreaker === false ? undefined : spec.circuitBreaker
+const timeoutOf = (spec: Spec): number | undefined =>
+  spec.timeout === undefined || spec.timeout === false ? undefined : toMillis(spec.timeout)
+const sendsOf = (spec: Spec): number => {
+  const retry = retryOf(spec)
+  if (retry !== undefined) return retry.attempts ?? defaults.attempts
+  return spec.hedge === undefined ? 1 : 1 + (spec.hedge.hedges ?? 1)
+}
+
+type Described = Extract<NonNullable<RetrySpec["backoff"]>, { readonly kind: string }>
+
+/** The longest `count` delays a backoff can make, `undefined` for one that is bound by name. */
+const delays = (stated: RetrySpec["backoff"], count: number): ReadonlyArray<number> | undefined => {
+  if (stated !== undefined && "schedule" in stated) return undefined
+  const { base, cap, factor, kind } = bounds(stated)
+  return Array.from({ length: Math.max(0, count) }, (_, attempt) =>
+    // Both decorrelated forms stay below 4 · base · 2^n, and below their cap.
+    kind === "decorrelated"
+      ? Math.min(cap, 4 * base * 2 ** attempt)
+      : Backoff.grow(kind, attempt, base, factor, cap))
+}
+
+const bounds = (stated: Described | undefined) => ({
+  kind: stated?.kind ?? "decorrelated",
+  base: stated === undefined ? defaults.backoff.base : toMillis(stated.base),
+  cap: stated === undefined
+    ? defaults.backoff.cap
+    : stated.cap === undefined
+    ? Backoff.longestMillis
+    : toMillis(stated.cap),
+  factor: stated?.factor ?? 2
+})
+
+const sum = (values: ReadonlyArray<number>): number => values.reduce((total, value) => total + value, 0)
+
+const worstCase: Rule = (spec) => {
+  const timeout = timeoutOf(spec)
+  if (spec.deadline === undefined) return []
+  const deadline = toMillis(spec.deadline)
+  const findings: Array<Finding> = []
+  if (timeout !== undefined && timeout > deadline) {
+    findings.push(
+      error(
+        "L1",
+        "timeout",
+        `an attempt may take ${show(timeout)}, the whole call ${show(deadline)}: the timeout can never fire`
+      )
+    )
+  }
+  const sends = sendsOf(spec)
+  const waits = delays(retryOf(spec)?.backoff, sends - 1)
+  if (timeout === undefined || waits === undefined || sends < 2 || retryOf(spec) === undefined) return findings
+  const total = sends * timeout + sum(waits)
+  if (total <= deadline) return findings
+  // Attempt n can run at all only if what comes before it leaves some time.
+  let before = 0
+  let last = 1
+  for (let attempt = 2; attempt <= sends; attempt++) {
+    before += timeout + waits[attempt - 2]!
+    if (before < deadline) last = attempt
+  }
+  const arithmetic = `${sends} attempts × ${show(timeout)} + ${waits.map(show).join(" + ")} backoff = ${
+    show(total)
+  } > deadline ${show(deadline)}`
+  findings.push(
+    last < sends
+      ? warning("L1", "retry.attempts", `${arithmetic}: when attempts time out, attempt ${last + 1} can never run`)
+      : warning("L1", "retry.attempts", `${arithmetic}: when attempts time out, the last one is cut short`)
+  )
+  return findings
+}
+
+const unbounded: Rule = (spec) => {
+  const attempts = retryOf(spec)?.attempts
+  return attempts === undefined || attempts <= 10 ? [] : [
+    warning(
+      "L2",
+      "retry.attempts",
+      `${attempts} attempts: at a failure ratio of 0.5, 10 leave 1 call in 1,024 failed; more only add load to an outage`
+    )
+  ]
+}
+
+const uncapped: Rule = (spec) => {
+  const retry = retryOf(spec)
+  const stated = retry?.backoff
+  if (retry === undefined || stated === undefined || "schedule" in stated || stated.cap !== undefined) return []
+  if (stated.kind === "constant" || stated.kind === "linear") return []
+  const attempts = sendsOf(spec)
+  const longest = delays(stated, attempts - 1)?.at(-1) ?? 0
+  return longest <= 60_000 ? [] : [
+    warning("L3", "retry.backoff.cap", `without a cap, attempt ${attempts} waits up to ${show(longest)}`)
+  ]
+}
+
+const herd: Rule = (spec) => {
+  const stated = retryOf(spec)?.backoff
+  if (stated === undefined || "schedule" in stated || stated.jitter !== "none" || stated.kind === "decorrelated") {
+    return []
+  }
+  const clients = spec.traffic?.callsPerSecond
+  const base = toMillis(stated.base)
+  const many = clients === undefined
+    ? "all calls that fail together"
+    : `${figure(clients)} calls a second that fail together`
+  return [warning("L4", "retry.backoff.jitter", `no jitter: ${many} come back together after ${show(base)}`)]
+}
+
+const nested: Rule = (spec) => {
+  const retry = retryOf(spec)
+  const sends = sendsOf(spec)
+  return retry?.allowNested === undefined || sends < 2 ? [] : [
+    warning(
+      "L5",
+      "retry.allowNested",
+      `inside a retry of as many, ${sends} × ${sends} = ${sends * sends} sends for one call`
+    )
+  ]
+}
+
+const unseen: Rule = (spec) =>
+  breakerOf(spec) === undefined || timeoutOf(spec) !== undefined ? [] : [
+    warning(
+      "L7",
+      "timeout",
+      "the circuit breaker sees an attempt when it ends, and without a timeout a hung one never does"
+    )
+  ]
+
+const hedging: Rule = (spec) => {
+  const { hedge } = spec
+  if (hedge === undefined) return []
+  const findings: Array<Finding> = []
+  if (spec.idempotent === undefined || spec.idempotent === false) {
+    findings.push(
+      error("L8", "hedge", "a hedge sends a call twice, and this spec does not say that its calls are idempotent")
+    )
+  }
+  const timeout = timeoutOf(spec)
+  const delay = hedge.delay === undefined ? undefined : toMillis(hedge.delay)
+  if (timeout !== undefined && delay !== undefined && delay >= timeout) {
+    findings.push(
+      error(
+        "L8",
+        "hedge.delay",
+        `a hedge after ${show(delay)}, but its attempt ends after ${show(timeout)}: no hedge can start`
+      )
+    )
+  }
+  const retry = retryOf(spec)
+  if (retry !== undefined && sendsOf(spec) < 2) {
+    findings.push(error("L8", "hedge", "hedges are sends too, and attempts: 1 leaves none for them"))
+  }
+  const p50 = spec.traffic?.p50
+  if (p50 !== undefined && delay !== undefined && delay < toMillis(p50)) {
+    findings.push(
+      warning(
+        "L8",
+        "hedge.delay",
+        `${show(delay)} is less than the median of ${
+          show(toMillis(p50))
+        }: more than half of all calls are sent twice, as far as the budget allows`
+      )
+    )
+  }
+  return findings
+}
+
+const neverOpens: Rule = (spec) => {
+  const breaker = breakerOf(spec)
+  const rate = spec.traffic?.callsPerSecond
+  if (breaker === undefined || breaker.consecutiveFailures !== undefined) return []
+  const stated = breaker.failureRatio ?? breaker.slowCallRatio
+  if (stated === undefined || breaker.window === undefined || !("duration" in breaker.window) || rate === undefined) {
+    return []
+  }
+  const minimum = breaker.minimumCalls ?? defaults.minimumCalls
+  const seconds = toMillis(breaker.window.duration) / 1000
+  const endpoints = spec.traffic?.endpoints ?? 1
+  const seen = rate * seconds / endpoints
+  if (seen >= minimum) return []
+  const per = endpoints === 1 ? "" : ` at each of ${endpoints} endpoints`
+  return [
+    error(
+      "L9",
+      "circuitBreaker.minimumCalls",
+      `${minimum} calls in ${show(seconds * 1000)} need ${figure(minimum / seconds)} calls/s${per}; declared are ${
+        figure(rate / endpoints)
+      }: the circuit can never open`
+    )
+  ]
+}
+
+const littlesLaw: Rule = (spec) => {
+  const { bulkhead, traffic } = spec
+  const { callsPerSecond, endpoints = 1, p99 } = traffic ?? {}
+  if (bulkhead === undefined || callsPerSecond === undefined || p99 === undefined) return []
+  const seconds = toMillis(p99) / 1000
+  const needed = callsPerSecond / endpoints * seconds
+  return needed <= bulkhead.limit ? [] : [
+    warning(
+      "L10",
+      "bulkhead.limit",
+      `${figure(callsPerSecond / endpoints)} calls/s × p99 ${show(seconds * 1000)} = ${
+        figure(needed)
+      } in flight > limit ${bulkhead.limit} (Little's law)`
+    )
+  ]
+}
+
+const waits: Rule = (spec) => {
+  const findings: Array<Finding> = []
+  const deadline = spec.deadline === undefined ? Infinity : toMillis(spec.deadline)
+  for (const slot of ["rateLimiter", "bulkhead", "adaptiveLimiter"] as const) {
+    const maxWait = spec[slot]?.maxWait
+    if (maxWait !== undefined && toMillis(maxWait) > deadline) {
+      findings.push(
+        warning(
+          "L11",
+          `${slot}.maxWait`,
+          `a wait of up to ${show(toMillis(maxWait))} inside a deadline of ${show(deadline)}: the deadline is the limit`
+        )
+      )
+    }
+  }
+  const { rateLimiter, traffic } = spec
+  if (rateLimiter !== undefined && traffic?.callsPerSecond !== undefined) {
+    const window = rateLimiter.window === undefined ? 1000 : toMillis(rateLimiter.window)
+    const admitted = rateLimiter.limit * 1000 / window
+    if (admitted < traffic.callsPerSecond) {
+      findings.push(
+        warning(
+          "L11",
+          "rateLimiter.limit",
+          `${figure(admitted)} attempts/s for ${figure(traffic.callsPerSecond)} calls/s: at least ${
+            figure((1 - admitted / traffic.callsPerSecond) * 100)
+          } % are rejected`
+        )
+      )
+    }
+  }
+  return findings
+}
+
+const halfOpen: Rule = (spec) => {
+  const breaker = breakerOf(spec)
+  if (breaker === undefined) return []
+  const findings: Array<Finding> = []
+  const { concurrency, lease, probes = defaults.probes } = breaker.halfOpen ?? {}
+  const together = concurrency ?? probes
+  if (spec.bulkhead !== undefined && together > spec.bulkhead.limit) {
+    findings.push(
+      error(
+        "L13",
+        "circuitBreaker.halfOpen",
+        `${together} probes at once, but the bulkhead inside admits ${spec.bulkhead.limit}`
+      )
+    )
+  }
+  const timeout = timeoutOf(spec)
+  const leased = lease === undefined ? defaults.leaseMillis : toMillis(lease)
+  if (timeout !== undefined && leased < timeout) {
+    findings.push(
+      warning(
+        "L13",
+        "circuitBreaker.halfOpen.lease",
+        `a probe counts as failed after ${show(leased)}, but its attempt may take ${show(timeout)}`
+      )
+    )
+  }
+  return findings
+}
+
+const amplification: Rule = (spec) => {
+  const retry = retryOf(spec)
+  const sends = sendsOf(spec)
+  if (sends < 2) return []
+  const hops = spec.traffic?.hops ?? 1
+  const over = (each: number) => (hops === 1 ? figure(each) : `${figure(each)}^${hops} hops = ${figure(each ** hops)}`)
+  if (retry?.budget === false) {
+    return [
+      warning(
+        "L14",
+        "retry.budget",
+        `no budget: when everything fails, load grows to ${over(sends)} times the calls (Google SRE holds it at 1.1)`
+      )
+    ]
+  }
+  const { ratio = defaults.budget.ratio, reserve = defaults.budget.reserve } = retry?.budget ?? {}
+  const each = 1 + ratio + reserve
+  return each ** hops <= 1.5 ? [] : [
+    warning(
+      "L14",
+      "retry.budget",
+      `the budget allows 1 + ${figure(ratio)} + ${figure(reserve)} = ${over(each)} times the calls when much fails`
+    )
+  ]
+}
+
+const rules: ReadonlyArray<Rule> = [
+  worstCase,
+  unbounded,
+  uncapped,
+  herd,
+  nested,
+  unseen,
+  hedging,
+  neverOpens,
+  littlesLaw,
+  waits,
+  halfOpen,
+  amplification
+]
+
+/** Everything the rules find in a spec that has been read, errors first. */
+export const check = (spec: Spec): ReadonlyArray<Finding> => {
+  const findings = rules.flatMap((rule) => rule(spec))
+  return [
+    ...findings.filter((finding) => finding.severity === "error"),
+    ...findings.filter((finding) => finding.severity === "warning")
+  ]
+}
+
+/** The findings a line each: `error L9 circuitBreaker.minimumCalls: …`. */
+export const text = (findings: ReadonlyArray<Finding>): string =>
+  findings.map(({ message, path, rule, severity }) => `${severity} ${rule} ${path}: ${message}`).join("\n")
