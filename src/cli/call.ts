@@ -73,6 +73,9 @@ const config = {
   )
 }
 
+/** The other side's name in messages, which state its address besides. */
+const target = "server"
+
 type Any = (payload: unknown, options: Client.CallOptions) => Effect.Effect<unknown, unknown>
 
 /** The method where the client nests it. */
@@ -92,7 +95,7 @@ export const call = Command.make("call", config, (input) =>
     const rpc = Rpc.make(input.method, { payload: Schema.Unknown, success: Schema.Unknown, error: Schema.Unknown })
       .annotate(Contract.Idempotent, input.idempotent)
     const client = yield* Client.make(RpcGroup.make(rpc), {
-      target: input.address,
+      target,
       policy: stackOf(input.attempts, Option.getOrUndefined(input.timeout))
     })
     const deadline = Option.getOrUndefined(input.deadline)
@@ -100,7 +103,7 @@ export const call = Command.make("call", config, (input) =>
   }).pipe(
     Effect.scoped,
     Effect.provide([
-      Discovery.layerStatic({ [input.address]: [input.address] }),
+      Discovery.layerStatic({ [target]: [input.address] }),
       Tcp.layer({ agent: "holdfast call" })
     ]),
     Effect.exit,

@@ -5,6 +5,7 @@ import * as Console from "effect/Console"
 import * as Effect from "effect/Effect"
 import * as Option from "effect/Option"
 import * as Demo from "../demo/Demo.ts"
+import * as Summary from "../demo/Summary.ts"
 import { Ended, ExitCode } from "./Flags.ts"
 
 const description = `Run five server processes under real faults, with two clients.
@@ -63,6 +64,8 @@ export const demo = Command.make(
           Effect.fail(new Ended({ code: ExitCode.usage }))
         )
       ),
-      Effect.flatMap((summary) => Demo.passed(summary) ? Effect.void : Effect.fail(new Ended({ code: ExitCode.usage })))
+      Effect.flatMap((summary) =>
+        Summary.passed(summary) ? Effect.void : Effect.fail(new Ended({ code: ExitCode.usage }))
+      )
     )
 ).pipe(Command.withDescription(description), Command.withShortDescription("Watch calls survive real faults"))

@@ -68,10 +68,6 @@ export const run = (
     return summary
   })
 
-/** Whether the run did what it is there to show. */
-export const passed = ({ verdicts }: Summary.Summary): boolean =>
-  verdicts.every(({ decides, holds }) => holds || !decides)
-
 const colourful = Effect.map(
   Effect.flatMap(Stdio.Stdio, ({ stdoutIsTerminal }) => stdoutIsTerminal),
   (isTerminal) => isTerminal && process.env["NO_COLOR"] === undefined

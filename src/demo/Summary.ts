@@ -176,6 +176,9 @@ const verdictsOf = (seconds: number, idempotent: Both, all: Both): ReadonlyArray
   ]
 }
 
+/** Whether the run showed what it is there to show. */
+export const passed = ({ verdicts }: Summary): boolean => verdicts.every(({ decides, holds }) => holds || !decides)
+
 /** A ratio in percent, rounded down, so that what is not all never reads as all. */
 export const percent = (ratio: number, digits: number): string => {
   const scale = 10 ** (digits + 2)
