@@ -61,7 +61,7 @@ export interface HedgeOptions {
   readonly budget?: RetryBudget.RetryBudget | undefined
   /** What its calls are declared to be. `false` dies at construction: a hedge is a second send. Default: as each call says. */
   readonly idempotent?: boolean | undefined
-  /** Releases the result of a hedge that lost, where it comes nevertheless. Used when the hedge stands alone. */
+  /** Releases the result of an attempt that lost and could not be interrupted. Used where the hedge stands alone. */
   readonly discard?: ((result: any) => Effect.Effect<void>) | undefined
 }
 

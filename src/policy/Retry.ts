@@ -116,7 +116,10 @@ export interface RetryOptions<R = never> {
   readonly retryIf?: ((result: any) => boolean) | undefined
   /** What an error means, before the table is asked; `undefined` leaves it to the table and to the call. */
   readonly classify?: ((error: any, call: CallContext.CallContext) => Outcome.Outcome | undefined) | undefined
-  /** Releases a result nobody gets: one that was retried, or of a hedge that lost. Runs in a fiber of its own. */
+  /**
+   * Releases a result nobody gets: one that was retried, or of a hedge that lost and could not be interrupted. Runs in a
+   * fiber of its own.
+   */
   readonly discard?: ((result: any) => Effect.Effect<void>) | undefined
   /** Starts an attempt while another is slow; in a `Policy.stack`, use the slot. */
   readonly hedge?: Hedging | undefined

@@ -17,7 +17,7 @@ const kinds = {
 /** Every backoff with a random part, by name. */
 const jittered = (bounds: Backoff.Bounds): Array<readonly [string, Backoff.Backoff]> => [
   ["decorrelated V2", Backoff.decorrelated(bounds)],
-  ...Object.entries(kinds).flatMap(([kind, make]) =>
+  ...Object.entries({ constant: Backoff.constant, exponential: Backoff.exponential }).flatMap(([kind, make]) =>
     jitters.slice(1).map((jitter) => [`${kind} ${jitter}`, make({ ...bounds, jitter })] as const)
   )
 ]
@@ -94,38 +94,37 @@ describe("Backoff", () => {
       assert.deepStrictEqual(all.slice(10), [100_000, 100_000, 100_000])
     }))
 
-  it.effect("a negative base, a cap of zero, a factor below 1, a ratio above 1 and an unknown jitter die", () =>
-    Effect.gen(function*() {
-      const message = (make: () => unknown) => {
-        try {
-          make()
-        } catch (error) {
-          assert.instanceOf(error, RangeError)
-          return (error as Error).message
-        }
-        return undefined
+  it("a negative base, a cap of zero, a factor below 1, a ratio above 1 and an unknown jitter die", () => {
+    const message = (make: () => unknown) => {
+      try {
+        make()
+      } catch (error) {
+        assert.instanceOf(error, RangeError)
+        return (error as Error).message
       }
-      assert.deepStrictEqual(
-        [
-          message(() => Backoff.constant({ base: -1 })),
-          message(() => Backoff.linear({ base: "1 second", cap: 0 })),
-          message(() => Backoff.exponential({ base: "1 second", factor: 0.5 })),
-          message(() => Backoff.fibonacci({ base: "1 second", ratio: 1.1 })),
-          message(() => Backoff.decorrelated({ base: Duration.infinity })),
-          message(() => Backoff.decorrelated({ base: 1, recurs: -1 })),
-          message(() => Backoff.constant({ base: 1, jitter: "half" as never }))
-        ],
-        [
-          "Backoff.constant: base must be a duration >= 0 and finite, got -1",
-          "Backoff.linear: cap must be a positive and finite duration, got 0",
-          "Backoff.exponential: factor must be a number >= 1, got 0.5",
-          "Backoff.fibonacci: ratio must be in [0, 1], got 1.1",
-          "Backoff.decorrelated: base must be a duration >= 0 and finite, got Infinity",
-          "Backoff.decorrelated: recurs must be an integer >= 0, got -1",
-          "Backoff.constant: jitter must be none, full, equal, proportional or decorrelated, got \"half\""
-        ]
-      )
-    }))
+      return undefined
+    }
+    assert.deepStrictEqual(
+      [
+        message(() => Backoff.constant({ base: -1 })),
+        message(() => Backoff.linear({ base: "1 second", cap: 0 })),
+        message(() => Backoff.exponential({ base: "1 second", factor: 0.5 })),
+        message(() => Backoff.fibonacci({ base: "1 second", ratio: 1.1 })),
+        message(() => Backoff.decorrelated({ base: Duration.infinity })),
+        message(() => Backoff.decorrelated({ base: 1, recurs: -1 })),
+        message(() => Backoff.constant({ base: 1, jitter: "half" as never }))
+      ],
+      [
+        "Backoff.constant: base must be a duration >= 0 and finite, got -1",
+        "Backoff.linear: cap must be a positive and finite duration, got 0",
+        "Backoff.exponential: factor must be a number >= 1, got 0.5",
+        "Backoff.fibonacci: ratio must be in [0, 1], got 1.1",
+        "Backoff.decorrelated: base must be a duration >= 0 and finite, got Infinity",
+        "Backoff.decorrelated: recurs must be an integer >= 0, got -1",
+        "Backoff.constant: jitter must be none, full, equal, proportional or decorrelated, got \"half\""
+      ]
+    )
+  })
 
   // RT-26
   it.effect("the same seed gives the same delays, another seed others, and two runs share nothing", () =>

@@ -496,7 +496,7 @@ describe("Retry", () => {
       Effect.gen(function*() {
         const budget = yield* budgetOf(1)
         const retry = yield* Retry.make({ backoff: second, budget })
-        yield* drive(idempotent(retry.run(script<never, unknown, never>(down, circuitOpen).call)), 5000)
+        yield* drive(idempotent(retry.run(script<never, unknown, never>(down, circuitOpen).call)), 2000)
         assert.deepInclude(yield* budget.snapshot, { balance: 1, refunded: 1 })
       }))
 
@@ -589,7 +589,7 @@ describe("Retry", () => {
         const budget = yield* budgetOf(5)
         const retry = yield* Retry.make({ backoff: second, budget, retryIf: (status: number) => status === 503 })
         const { call, sent } = script(Effect.succeed(503), Effect.succeed(503), Effect.succeed(200))
-        assert.deepStrictEqual(yield* drive(idempotent(retry.run(call)), 5000), [Exit.succeed(200), 2000])
+        assert.deepStrictEqual(yield* drive(idempotent(retry.run(call)), 2200), [Exit.succeed(200), 2000])
         assert.strictEqual(sent.length, 3)
         assert.strictEqual((yield* budget.snapshot).balance, 3)
       }))

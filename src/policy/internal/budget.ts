@@ -4,18 +4,18 @@
  * Two sliding windows. In the short one (`ttl`) every call whose first attempt
  * succeeded earns `ratio` of a token. In the long one (100 s) every first
  * attempt, whatever became of it, earns `reserve` of a token, so that a client
- * whose every call fails still probes. A token is granted when together they
- * hold one. Nothing is there at the start: a full start bucket times a thousand
- * clients is an outage of its own (1.46 attempts per call instead of 1.10).
+ * that makes few calls, or none that work, has one to give; of these at most one
+ * is spent per short window, because a busy client whose calls all fail helps
+ * nobody by retrying. A token is granted when together they hold one. Nothing is
+ * there at the start: a full start bucket times a thousand clients is an outage
+ * of its own (1.46 attempts per call instead of 1.10).
  *
  * What is spent stays on the books as long as what was earned, so whatever the
  * order of events, in all
  *
  *   tokens granted <= ratio × successes + reserve × first attempts
  *
- * and a burst is at most what one short window earned: the reserve of a busy
- * client counts the short window only (at least one token), else the first
- * seconds of an outage would spend 100 s of it.
+ * and at one moment at most what one short window earned, and one more.
  *
  * Times are milliseconds on one monotonic clock; a time before the latest one
  * seen counts as the latest. A ledger is mutable and only these functions
@@ -126,10 +126,7 @@ export const deposit = (ledger: Ledger, succeeded: boolean, now: number): void =
 const earned = ({ options, short }: Ledger): number => options.ratio * short.successes - short.earnedSpent
 
 const reserve = ({ long, options, short }: Ledger): number =>
-  Math.min(
-    options.reserve * long.firsts - long.reserveSpent,
-    Math.max(1, options.reserve * short.firsts) - short.reserveSpent
-  )
+  Math.min(options.reserve * long.firsts - long.reserveSpent, 1 - short.reserveSpent)
 
 /** Tokens that could be granted now; a fraction, and never negative. */
 export const balance = (ledger: Ledger, now: number): number => {
