@@ -1,25 +1,18 @@
 /** What several commands read from the command line, and how they end. */
 import * as Flag from "effect/cli/Flag"
 import * as Data from "effect/Data"
-import * as Duration from "effect/Duration"
-import * as Option from "effect/Option"
+import type * as Duration from "effect/Duration"
 import * as Runtime from "effect/Runtime"
+import * as Schema from "effect/Schema"
+import * as PolicySpec from "../policy/PolicySpec.ts"
 
-const units: Readonly<Record<string, number>> = { ms: 1, s: 1000, m: 60_000, min: 60_000, h: 3_600_000 }
-
-/** A duration as people write it: `250ms`, `2s`, `1.5 m`, `1 minute`, or Effect's own words. Positive and finite. */
-export const parseDuration = (text: string): Option.Option<Duration.Duration> => {
-  const short = /^\s*(\d+(?:\.\d+)?)\s*(ms|s|min|m|h)\s*$/.exec(text)
-  const duration = short === null
-    ? Duration.fromInput(text.trim() as Duration.Input)
-    : Option.some(Duration.millis(Number(short[1]) * units[short[2]!]!))
-  return Option.filter(duration, (value) => Duration.toMillis(value) > 0 && Duration.isFinite(value))
-}
-
-/** A flag that takes a duration. */
+/** A flag that takes a duration, as people and policies write it: `250ms`, `2 s`, `1 minute`. */
 export const duration = (name: string): Flag.Flag<Duration.Duration> =>
   Flag.String(name).pipe(
-    Flag.filterMap(parseDuration, (text) => `a duration such as 250ms, 2s or "1 minute", got ${text}`),
+    Flag.filterMap(
+      Schema.decodeUnknownOption(PolicySpec.Period),
+      (text) => `a duration such as 250ms, 2s or "1 minute", got ${text}`
+    ),
     Flag.withMetavar("duration")
   )
 
@@ -32,4 +25,4 @@ export class Ended extends Data.TaggedError("Ended")<{ readonly code: number }> 
   override readonly [Runtime.errorReported] = false
 }
 
-export const ExitCode = { usage: 1, domain: 2, call: 3 } as const
+export const ExitCode = { failed: 1, domain: 2, call: 3 } as const

@@ -61,11 +61,11 @@ export const demo = Command.make(
       Effect.catch((error) =>
         Effect.andThen(
           Console.error(`holdfast demo: ${error.message}`),
-          Effect.fail(new Ended({ code: ExitCode.usage }))
+          Effect.fail(new Ended({ code: ExitCode.failed }))
         )
       ),
       Effect.flatMap((summary) =>
-        Summary.passed(summary) ? Effect.void : Effect.fail(new Ended({ code: ExitCode.usage }))
+        Summary.passed(summary) ? Effect.void : Effect.fail(new Ended({ code: ExitCode.failed }))
       )
     )
 ).pipe(Command.withDescription(description), Command.withShortDescription("Watch calls survive real faults"))
