@@ -92,6 +92,8 @@ export interface Open extends State {
 
 export interface HalfOpen extends State {
   readonly _tag: "HalfOpen"
+  /** When the first of the probes that are to decide was made. */
+  readonly probingSince: number
   /** The permits of the probes that have not ended. */
   readonly held: ReadonlyArray<Permit>
   readonly successes: number
@@ -200,6 +202,7 @@ const halfOpen = (from: Open, draw: number, now: number): HalfOpen => ({
   ...after(from, now, "open long enough"),
   _tag: "HalfOpen",
   draw,
+  probingSince: now,
   held: [],
   successes: 0,
   failures: 0,
@@ -266,7 +269,9 @@ export const elapse = (circuit: Circuit, now: number, options: Options): Circuit
 }
 
 const elapseHalfOpen = (circuit: HalfOpen, now: number, options: Options): Circuit => {
-  const over = circuit.since + options.maxHalfOpenMillis
+  // Nobody probes, so nothing is to be decided.
+  if (isIdle(circuit)) return circuit
+  const over = circuit.probingSince + options.maxHalfOpenMillis
   const hung = firstLease(circuit)
   if (hung !== undefined && hung.startedAt + options.leaseMillis < over) {
     const at = hung.startedAt + options.leaseMillis
@@ -274,8 +279,10 @@ const elapseHalfOpen = (circuit: HalfOpen, now: number, options: Options): Circu
     const next = { ...circuit, held: without(circuit.held, hung), failures: circuit.failures + 1 }
     return elapse(settle(next, at, options), now, options)
   }
-  return now < over ? circuit : elapse(decide(circuit, over, now, options), now, options)
+  return now < over ? circuit : elapse(decide(circuit, over, options), now, options)
 }
+
+const isIdle = ({ failures, held, successes }: HalfOpen): boolean => held.length + successes + failures === 0
 
 /** The probe whose lease runs out first. While a probe waits inside, its lease does not run. */
 const firstLease = ({ held }: HalfOpen): Permit | undefined => {
@@ -290,11 +297,9 @@ const without = (held: ReadonlyArray<Permit>, permit: Permit): ReadonlyArray<Per
   held.filter((other) => other !== permit)
 
 /** The time to be half-open is up: what has not ended has failed. */
-const decide = (circuit: HalfOpen, at: number, now: number, options: Options): Circuit => {
+const decide = (circuit: HalfOpen, at: number, options: Options): Circuit => {
   const next = { ...circuit, held: [], failures: circuit.failures + circuit.held.length }
   const ended = next.successes + next.failures
-  // Nobody probed, so nothing is known: its time begins again.
-  if (ended === 0) return { ...next, since: now }
   return next.successes * options.probes >= options.required * ended && next.slow / ended < options.slowRatio
     ? recover(next, at, options)
     : reopen(next, 0, at, options)
@@ -356,7 +361,8 @@ export const admit = (circuit: Circuit, now: number, draw: number, options: Opti
 const probe = (circuit: HalfOpen, now: number, options: Options): Admission => {
   if (!hasRoom(circuit, options)) return rejected(circuit)
   const permit: Permit = { generation: circuit.generation, startedAt: now, waiting: 0 }
-  return { circuit: { ...circuit, held: [...circuit.held, permit] }, permit }
+  const probingSince = isIdle(circuit) ? now : circuit.probingSince
+  return { circuit: { ...circuit, probingSince, held: [...circuit.held, permit] }, permit }
 }
 
 const hasRoom = ({ failures, held, successes }: HalfOpen, { concurrency, probes }: Options): boolean =>
@@ -385,7 +391,7 @@ export const retryAfter = (circuit: Circuit, now: number, options: Options): num
     case "HalfOpen": {
       const hung = firstLease(circuit)
       const lease = hung === undefined ? Infinity : hung.startedAt + options.leaseMillis
-      return Math.max(0, Math.min(lease, circuit.since + options.maxHalfOpenMillis) - now)
+      return Math.max(0, Math.min(lease, circuit.probingSince + options.maxHalfOpenMillis) - now)
     }
     case "Recovering":
       return Math.max(0, stepEnd(circuit, options) - now)
