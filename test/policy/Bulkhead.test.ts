@@ -557,7 +557,7 @@ describe("Bulkhead", () => {
         after: Schema.Literals([0, 0, 1, 2]),
         takes: Schema.Literals([0, 1, 3, 10]),
         interruptedAfter: Schema.Literals([-1, -1, 0, 1, 2])
-      })).check(Schema.isMaxLength(12))
+      })).check(Schema.isMinLength(6), Schema.isMaxLength(12))
     },
     ({ jobs, limit, maxQueue }) =>
       Effect.gen(function*() {

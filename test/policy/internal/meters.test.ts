@@ -11,7 +11,7 @@ const gaps = Schema.Array(
     // Whether it only takes what is there, or the future too.
     patient: Schema.Boolean
   })
-).check(Schema.isMaxLength(40))
+).check(Schema.isMinLength(10), Schema.isMaxLength(40))
 
 const rate = (limit: number, windowMillis: number, burst: number): Rate => ({ limit, windowMillis, burst })
 

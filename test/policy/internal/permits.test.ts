@@ -14,8 +14,11 @@ class Waiter extends RankedWaiter {
 
 const upTo = (maximum: number) => Schema.Int.check(Schema.isBetween({ minimum: 0, maximum }))
 
+const Come = Schema.Struct({ _tag: Schema.Literal("come"), rank: upTo(3) })
 const Op = Schema.Union([
-  Schema.Struct({ _tag: Schema.Literals(["come", "come", "come"]), rank: upTo(3) }),
+  Come,
+  Come,
+  Come,
   Schema.Struct({ _tag: Schema.Literal("end") }),
   Schema.Struct({ _tag: Schema.Literal("leave"), which: upTo(5) }),
   Schema.Struct({ _tag: Schema.Literal("resize"), limit: Schema.Literals([1, 2, 4]), maxQueue: upTo(4) })
@@ -45,6 +48,17 @@ describe("Permits", () => {
     assert.strictEqual(permits.next()?.id, 3)
   })
 
+  it("one that is not in the queue cannot leave it", () => {
+    const permits = new Permits<Waiter>(1, 2)
+    const waiter = new Waiter(1, 0)
+    assert.isFalse(permits.leave(waiter))
+    permits.take()
+    permits.enqueue(waiter)
+    assert.isTrue(permits.leave(waiter))
+    assert.isFalse(permits.leave(waiter))
+    assert.strictEqual(permits.queued, 0)
+  })
+
   it("in a full queue the youngest of the least critical makes place for a more critical one", () => {
     const permits = new Permits<Waiter>(1, 4)
     permits.take()
@@ -61,7 +75,7 @@ describe("Permits", () => {
 
   it.prop(
     "behaves as a list does: never over the limit, oldest first, least critical out, nobody lost",
-    { ops: Schema.Array(Op).check(Schema.isMaxLength(60)) },
+    { ops: Schema.Array(Op).check(Schema.isMinLength(30), Schema.isMaxLength(60)) },
     ({ ops }) => {
       const permits = new Permits<Waiter>(2, 2)
       let list: Array<Waiter> = []
