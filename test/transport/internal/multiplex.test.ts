@@ -1,0 +1,284 @@
+import { assert, describe, it } from "@effect/vitest"
+import { Clock, Effect, Exit, Fiber } from "effect"
+import { TestClock } from "effect/testing"
+import * as Timer from "../../../src/contract/Timer.ts"
+import {
+  ClientSession,
+  type Env,
+  type Limits,
+  Running,
+  ServerSession
+} from "../../../src/transport/internal/multiplex.ts"
+import type { Serve } from "../../../src/transport/Transport.ts"
+import { fibers } from "../../support/fibers.ts"
+import { interruptEverywhere } from "../../support/interruptEverywhere.ts"
+import { frame, helloFrame, requestFrame, responseFrame, Type, u32 } from "../../support/peer.ts"
+import { FakePipe } from "../../support/pipe.ts"
+import { told } from "../../support/reason.ts"
+import { request, response, Script, textOf } from "../../support/script.ts"
+
+const defaults: Limits = {
+  maxPayloadBytes: 4 * 1024 * 1024,
+  maxInFlight: 4096,
+  maxQueued: 4096,
+  pingIntervalMillis: 5000,
+  pingTimeoutMillis: 4000,
+  frameTimeoutMillis: 10_000,
+  quarantineMillis: 30_000,
+  stallMillis: 30_000
+}
+
+const envOf = (limits: Partial<Limits>) =>
+  Effect.withFiber((fiber) => {
+    const env: Env = {
+      source: Timer.sourceOf(fiber),
+      limits: { ...defaults, ...limits },
+      agent: "test",
+      onClosed: () => {}
+    }
+    return Effect.succeed(env)
+  })
+
+const clientOf = (limits: Partial<Limits> = {}) =>
+  Effect.map(envOf(limits), (env) => {
+    const pipe = new FakePipe()
+    const session = new ClientSession("fake", pipe, env)
+    pipe.turn()
+    pipe.frames()
+    return {
+      pipe,
+      session,
+      call: (body = "") => session.send(request("M", body)),
+      /** The ids of the requests handed over since the last time. */
+      ids: () => {
+        pipe.turn()
+        return pipe.frames().filter(({ type }) => type === Type.request).map(({ payload }) => payload.readUInt32BE(0))
+      },
+      answer: (...ids: ReadonlyArray<number>) =>
+        session.onData(Buffer.concat(ids.map((id) => responseFrame(id, `${id}`))))
+    }
+  })
+
+const serverOf = (serve: Serve, limits: Partial<Limits> = {}) =>
+  Effect.map(Effect.all([envOf(limits), Effect.context<never>()]), ([env, context]) => {
+    const pipe = new FakePipe()
+    return { pipe, session: new ServerSession(pipe, env, serve, new Running(context)) }
+  })
+
+const fork = <A, E, R>(self: Effect.Effect<A, E, R>) => Effect.forkChild(self, { startImmediately: true })
+const timers = Effect.map(Clock.Clock, Timer.size)
+
+describe("ClientSession", () => {
+  it.effect("a generation follows the other, and the first the last", () =>
+    Effect.gen(function*() {
+      const { answer, call, ids, session } = yield* clientOf()
+      const seen: Array<number> = []
+      for (let use = 0; use < 5; use++) {
+        const fiber = yield* fork(call())
+        const [id] = ids()
+        seen.push(id!)
+        // Late answers to the uses before, of which the table does not know any more.
+        answer(...seen.slice(0, -1).filter((earlier) => earlier !== id))
+        assert.isUndefined(fiber.pollUnsafe())
+        answer(id!)
+        assert.strictEqual(textOf(yield* Fiber.join(fiber)), String(id))
+        if (use === 1) (Reflect.get(session, "generations") as Array<number>)[0] = 0xfffe
+      }
+      assert.deepStrictEqual(seen, [0, 0x1_0000, 0xfffe_0000, 0xffff_0000, 0])
+    }))
+
+  it.effect("holds nothing of calls that were left and answered", () =>
+    Effect.gen(function*() {
+      const { answer, call, ids, pipe, session } = yield* clientOf()
+      const quarantine = Reflect.get(session, "quarantine") as { readonly held: number }
+      for (let round = 0; round < 5000; round++) {
+        const [left, other] = [yield* fork(call()), yield* fork(call())]
+        const [a, b] = ids()
+        yield* Fiber.interrupt(left)
+        answer(b!, a!)
+        yield* Fiber.join(other)
+      }
+      assert.strictEqual(session.pendingIds, 0)
+      assert.isAtMost(quarantine.held, 64)
+      assert.deepStrictEqual(pipe.told, [])
+    }))
+
+  it.effect("an interrupt between any two steps of a call leaves no slot taken and none doubly free", () =>
+    interruptEverywhere(Effect.gen(function*() {
+      const { answer, call, ids, session } = yield* clientOf({ maxInFlight: 2, maxQueued: 1 })
+      const held = yield* Effect.forkDetach(call("held"), { startImmediately: true })
+      return {
+        work: call("left"),
+        check: (where) =>
+          Effect.gen(function*() {
+            assert.strictEqual(session.inFlight, 1, where)
+            const owed = ids()
+            assert.strictEqual(session.pendingIds, owed.length, where)
+            answer(...owed)
+            yield* Fiber.join(held)
+            assert.deepStrictEqual([session.inFlight, session.pendingIds], [0, 0], where)
+            // Both slots are there, and are two.
+            const again = [yield* fork(call()), yield* fork(call())]
+            const [a, b] = ids()
+            assert.deepStrictEqual([a! & 0xffff, b! & 0xffff].toSorted(), [0, 1], where)
+            answer(a!, b!)
+            for (const fiber of again) yield* Fiber.join(fiber)
+            session.close("over")
+          })
+      }
+    })))
+
+  it.effect("a call has not left before its flush, and may have from then on", () =>
+    Effect.gen(function*() {
+      for (const keepsUp of [true, false]) {
+        const { call, pipe, session } = yield* clientOf()
+        pipe.keepsUp = keepsUp
+        const first = yield* fork(call())
+        pipe.turn()
+        const second = yield* fork(call())
+        session.close("lost")
+        assert.deepStrictEqual([yield* told(Fiber.join(first)), yield* told(Fiber.join(second))], [
+          "ConnectionLost maybe",
+          "ConnectionLost no"
+        ])
+        assert.strictEqual(yield* timers, 0)
+      }
+    }))
+
+  it.effect("hands nothing over once it is closed, and begins no timer", () =>
+    Effect.gen(function*() {
+      const { call, pipe, session } = yield* clientOf()
+      session.onData(helloFrame())
+      const fiber = yield* fork(call())
+      pipe.keepsUp = false
+      session.close("over")
+      yield* Fiber.await(fiber)
+      pipe.turn()
+      session.onData(responseFrame(0).subarray(0, 5))
+      session.onData(frame(Type.ping, Buffer.alloc(8)))
+      session.onDrain()
+      pipe.turn()
+      assert.deepStrictEqual([pipe.frames(), pipe.told], [[], ["destroy"]])
+      assert.strictEqual(yield* timers, 0)
+      assert.strictEqual(yield* told(call()), "ConnectionLost no")
+      yield* session.drain
+    }))
+
+  it.effect("who is answered may close the session in the middle of a chunk", () =>
+    Effect.gen(function*() {
+      const { call, ids, session } = yield* clientOf()
+      const first = yield* fork(Effect.tap(call(), () => Effect.sync(() => session.close("enough"))))
+      const second = yield* fork(call())
+      const [a, b] = ids()
+      session.onData(
+        Buffer.concat([responseFrame(a!), responseFrame(b!), helloFrame(), responseFrame(0).subarray(0, 9)])
+      )
+      assert.isTrue(Exit.isSuccess(yield* Fiber.await(first)))
+      assert.strictEqual(yield* told(Fiber.join(second)), "ConnectionLost maybe")
+      assert.strictEqual(yield* timers, 0)
+    }))
+
+  it.effect("who is failed by a close may interrupt the others", () =>
+    Effect.gen(function*() {
+      const { call, ids, session } = yield* clientOf()
+      const others: Array<Fiber.Fiber<unknown, unknown>> = []
+      yield* fork(Effect.onExit(call(), () => Effect.sync(() => others.forEach((fiber) => fiber.interruptUnsafe()))))
+      for (let i = 0; i < 3; i++) others.push(yield* fork(call()))
+      ids()
+      session.close("lost")
+      for (const fiber of others) assert.isTrue(Exit.isFailure(yield* Fiber.await(fiber)))
+      assert.deepStrictEqual([session.inFlight, session.pendingIds], [0, 0])
+    }))
+
+  it.effect("a body of many pieces is handed over as the peer reads, in order", () =>
+    Effect.gen(function*() {
+      const { call, pipe, session } = yield* clientOf()
+      const [large, small] = ["L".repeat(1_000_000), "small"]
+      const first = yield* fork(call(large))
+      const second = yield* fork(call(small))
+      pipe.keepsUp = false
+      const sizes: Array<number> = []
+      // A slow peer, but one that reads: 256 KiB in 29 s.
+      for (let round = 0; round < 4; round++) {
+        pipe.turn()
+        sizes.push(pipe.bytes.length)
+        yield* TestClock.adjust("29 seconds")
+        pipe.turn()
+        assert.strictEqual(session.status, "open")
+        session.onDrain()
+      }
+      assert.deepStrictEqual(sizes.map((size, index) => size - (sizes[index - 1] ?? 0)).slice(0, 3), [
+        262_144,
+        262_144,
+        262_144
+      ])
+      assert.deepStrictEqual(pipe.frames().map(({ payload }) => payload.length - 15), [large.length, small.length])
+      pipe.turn()
+      assert.strictEqual(yield* timers, 0)
+      session.onData(Buffer.concat([responseFrame(0), responseFrame(1)]))
+      yield* Fiber.join(first)
+      yield* Fiber.join(second)
+    }))
+})
+
+describe("ServerSession", () => {
+  it.effect("runs nothing more once it is closed, from within a handler too", () =>
+    Effect.gen(function*() {
+      let served = 0
+      let session: ServerSession | undefined
+      const made = yield* serverOf(() =>
+        Effect.suspend(() => {
+          served++
+          session!.close("the handler said so")
+          return Effect.never
+        })
+      )
+      session = made.session
+      session.onData(
+        Buffer.concat([requestFrame(0, "M"), requestFrame(1, "M"), helloFrame(), requestFrame(2, "M").subarray(0, 9)])
+      )
+      made.pipe.turn()
+      assert.deepStrictEqual([served, session.inFlight, made.pipe.frames(), made.pipe.told], [1, 0, [], ["destroy"]])
+      assert.strictEqual(yield* timers, 0)
+    }))
+
+  it.effect("half a frame behind answers that are not read is not held against the peer", () =>
+    Effect.gen(function*() {
+      const { pipe, session } = yield* serverOf(() => Effect.succeed(response(0, "")))
+      pipe.keepsUp = false
+      session.onData(Buffer.concat([requestFrame(0, "M"), requestFrame(1, "M").subarray(0, 9)]))
+      pipe.turn()
+      assert.deepStrictEqual(pipe.told, ["pause"])
+      yield* TestClock.adjust("20 seconds")
+      pipe.turn()
+      assert.deepStrictEqual(pipe.told, ["pause"])
+      pipe.keepsUp = true
+      session.onDrain()
+      yield* TestClock.adjust("10 seconds")
+      pipe.turn()
+      assert.deepStrictEqual(pipe.told, ["pause", "resume", "destroy"])
+      assert.strictEqual(yield* timers, 0)
+    }))
+
+  it.effect("a cancel at any moment leaves no fiber and one answer", () => {
+    const { counted, live } = fibers()
+    return Effect.gen(function*() {
+      const before = live()
+      const script = new Script()
+      const { pipe, session } = yield* serverOf(script.serve)
+      session.onData(helloFrame())
+      for (let id = 0; id < 100; id++) {
+        const cancel = frame(Type.cancel, u32(id), Buffer.from([id % 5]))
+        session.onData(Buffer.concat([requestFrame(id, id % 2 === 0 ? "never" : "echo"), cancel, cancel]))
+        assert.strictEqual(session.inFlight, 0)
+      }
+      pipe.turn()
+      const answers = pipe.frames().filter(({ type }) => type === Type.response)
+      assert.deepStrictEqual(
+        answers.map(({ payload }) => payload.readUInt32BE(0)),
+        Array.from({ length: 100 }, (_, id) => id)
+      )
+      assert.strictEqual(live(), before)
+    }).pipe(counted)
+  })
+})
