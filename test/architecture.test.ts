@@ -22,8 +22,8 @@ const allowed: Readonly<Record<string, ReadonlyArray<string>>> = {
 /** Programs, not libraries: they are run, and nobody imports them. */
 const programs = ["cli", "demo"]
 
-/** The files of `policy/internal` that know fibers. All others are pure cores. */
-const machinery = ["breaker.ts", "evaluate.ts", "guard.ts", "progress.ts", "stamp.ts", "table.ts"]
+/** The files of `policy/internal` that know fibers or Schemas. All others are pure cores. */
+const machinery = ["breaker.ts", "document.ts", "evaluate.ts", "guard.ts", "progress.ts", "stamp.ts", "table.ts"]
 
 /** What `import "holdfast"` must never load. */
 const outsideRoot = ["cli", "demo", "dashboard", "testing"]

@@ -14,7 +14,7 @@
  */
 import * as Duration from "effect/Duration"
 import * as Backoff from "./internal/backoff.ts"
-import type * as PolicySpec from "./PolicySpec.ts"
+import type { Read } from "./internal/document.ts"
 
 export interface Finding {
   /** `"L1"` to `"L14"`. */
@@ -26,7 +26,7 @@ export interface Finding {
   readonly message: string
 }
 
-type Spec = PolicySpec.Read
+type Spec = Read
 type Rule = (spec: Spec) => ReadonlyArray<Finding>
 
 const toMillis = (duration: Duration.Duration): number => Duration.toMillis(duration)
