@@ -202,7 +202,8 @@ const draw = (
     }
     const terminal = yield* Terminal.Terminal
     const paint = (yield* colourful) ? Screen.colours : Screen.plain
-    const columns = yield* terminal.columns
+    // Some terminals do not know their size, and say 0.
+    const columns = (yield* terminal.columns) || 80
     let drawn = 0
     const show = Effect.flatMap(elapsed, (at) => {
       const lines = Screen.frame(view(at), columns, paint)

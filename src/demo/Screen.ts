@@ -73,7 +73,7 @@ const sparkline = ({ seconds }: Calls, width: number, paint: Paint): string =>
 export const frame = (view: View, columns: number, paint: Paint): ReadonlyArray<string> => {
   const { elapsedSeconds, rate, seconds, servers } = view
   const both = [view.naive, view.resilient]
-  const width = Math.min(60, columns - 14)
+  const width = Math.max(10, Math.min(60, columns - 14))
   const done = Math.round(Math.min(1, elapsedSeconds / seconds) * width)
   const lines = [
     `${paint.strong("holdfast demo")}  ${servers.length} server processes, ${rate} calls/s through each of two clients`,
