@@ -132,16 +132,12 @@ const enqueue = <A, E, R>(
   self: Effect.Effect<A, E, R>
 ): Effect.Effect<A, E | CallError.CallError<CallError.BulkheadFull>, R> => {
   let holds = false
-  const take = () => {
+  const granted = () => {
     holds = true
     state.admitted++
   }
   return Effect.onExitPrimitive(
-    Effect.suspend(() => {
-      if (!state.permits.take()) return Effect.flatMap(wait(state, take), () => self)
-      take()
-      return self
-    }),
+    Effect.flatMap(wait(state, granted), () => self),
     (exit) => holds ? state.ended(exit) : undefined
   )
 }
@@ -149,8 +145,13 @@ const enqueue = <A, E, R>(
 /** Waits for a permit; `granted` is called in the step that hands it over. */
 const wait = (state: State, granted: () => void) =>
   Effect.callback<void, CallError.CallError<CallError.BulkheadFull>>((resume) => {
-    const fiber = Guard.currentFiber()
     const { permits } = state
+    // One may have come back since it was asked for, and nobody else will hand it over.
+    if (permits.take()) {
+      granted()
+      return resume(Effect.void)
+    }
+    const fiber = Guard.currentFiber()
     const call = fiber.getRef(CallContext.Current)
     const now = Timer.now(fiber)
     const rank = Criticality.rank(call.criticality)
