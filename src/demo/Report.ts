@@ -290,7 +290,7 @@ main { max-width: 1040px; margin: 0 auto; padding: 32px 20px 64px }
 h1 { font-size: 26px; margin: 0 0 4px } h2 { font-size: 17px; margin: 0 }
 p { margin: 4px 0 } .soft, figcaption p, footer { color: var(--soft) }
 figure, section { margin: 20px 0 0; padding: 18px 20px; background: var(--card); border: 1px solid var(--rule); border-radius: 10px }
-figure svg { width: 100%; height: auto; display: block }
+figure { overflow-x: auto } figure > svg { width: 100%; min-width: 620px; height: auto; display: block }
 .key { display: inline-flex; align-items: center; gap: 6px; margin-right: 18px }
 .key svg { width: auto }
 .tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(190px, 1fr)); gap: 12px; margin-top: 20px }
@@ -301,7 +301,7 @@ ul { list-style: none; margin: 20px 0 0; padding: 0 } .held::before { content: "
 .scroll { overflow-x: auto; margin-top: 10px }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; white-space: nowrap; font-size: 14px } table.narrow { width: auto }
 th, td { padding: 5px 8px; text-align: right; border-bottom: 1px solid var(--rule); font-weight: 400 }
-tbody th, .text { text-align: left } tbody th { white-space: normal; min-width: 150px } .narrow tbody th { min-width: 0 } thead th { color: var(--soft) } tbody tr:last-child > * { border-bottom: 0 }
+tbody th, .text, .narrow thead th:first-child { text-align: left } tbody th { white-space: normal; min-width: 150px } .narrow tbody th { min-width: 0 } thead th { color: var(--soft) } tbody tr:last-child > * { border-bottom: 0 }
 thead .naive, thead .resilient { text-align: center; color: var(--ink) }
 thead .naive { border-bottom: 2px solid var(--naive) } thead .resilient { border-bottom: 2px solid var(--resilient) }
 tbody td:nth-child(7) { border-left: 1px solid var(--rule) } .narrow td { border-left: 0 }
