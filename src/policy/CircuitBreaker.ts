@@ -357,7 +357,7 @@ const check = (
     slowCallRatio,
     slowThreshold
   } = options
-  Options.check(openForMillis.length > 0, where, "openFor", "a Schedule with a first delay", "none")
+  Options.check(openForMillis.length > 0, where, "openFor", "a Schedule of at least one delay", openForMillis.length)
   for (const delay of openForMillis) Options.check(delay >= 0, where, "openFor", "a Schedule of delays >= 0", delay)
   const stated = consecutiveFailures ?? failureRatio ?? slowCallRatio
   const streak = stated === undefined
