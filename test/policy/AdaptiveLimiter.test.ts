@@ -93,6 +93,18 @@ describe("AdaptiveLimiter", () => {
       yield* allBack(limiter)
     }).pipe(Random.withSeed("ramp")))
 
+  it.effect("takes the chance of a place in the queue from the fiber's Random", () =>
+    Effect.gen(function*() {
+      const limiter = yield* AdaptiveLimiter.make({ initial: 20 })
+      const fibers = yield* Effect.forEach(
+        Array.from({ length: 100 }),
+        () => start(Policy.apply(Effect.never, limiter))
+      )
+      // At 51 in the queue of 20 the chance to be rejected is 0.55.
+      assert.include(yield* limiter.stats, { inFlight: 20, queued: 51, rejected: 29 })
+      yield* Fiber.interruptAll(fibers)
+    }).pipe(Effect.provideService(Random.Random, { nextIntUnsafe: () => 0, nextDoubleUnsafe: () => 0.5 })))
+
   it.effect("hands a permit to who has waited longest, before anybody who comes later", () =>
     Effect.gen(function*() {
       const limiter = yield* AdaptiveLimiter.make({ initial: 1 })
@@ -255,10 +267,11 @@ describe("AdaptiveLimiter", () => {
       const left = yield* start(Policy.apply(Effect.never, limiter))
       yield* Fiber.interrupt(left)
       assert.include(yield* limiter.stats, { limit: 50, recentMillis: undefined, inFlight: 0 })
+      const lenient = { classify: () => Outcome.success }
+      yield* Effect.exit(CallContext.annotate(Policy.apply(Effect.die("bug"), limiter), lenient))
+      assert.strictEqual((yield* limiter.stats).recentMillis, undefined)
       // But from an answer that was of no use to the caller, and from an attempt that a timeout outside ended.
-      yield* Effect.exit(CallContext.annotate(Policy.apply(Effect.fail("no such user"), limiter), {
-        classify: () => Outcome.success
-      }))
+      yield* Effect.exit(CallContext.annotate(Policy.apply(Effect.fail("no such user"), limiter), lenient))
       assert.strictEqual((yield* limiter.stats).recentMillis, 0)
       yield* TestClock.adjust("2 seconds")
       const timed = yield* start(Policy.apply(Effect.never, limiter))
@@ -271,11 +284,11 @@ describe("AdaptiveLimiter", () => {
   it.effect("does not count the wait for a permit as the endpoint's latency", () =>
     Effect.gen(function*() {
       const limiter = yield* AdaptiveLimiter.make({ initial: 1, max: 1, minimumCalls: 3 })
-      const fibers = yield* Effect.forEach([1, 2, 3], () => start(Policy.apply(Effect.sleep("1 second"), limiter)))
-      yield* TestClock.adjust("3 seconds")
+      const fibers = yield* Effect.forEach([1, 2, 3], () => start(Policy.apply(Effect.sleep(500), limiter)))
+      yield* TestClock.adjust("2 seconds")
       yield* Effect.forEach(fibers, Fiber.join)
-      assert.strictEqual((yield* limiter.stats).recentMillis, 1000)
-      assert.strictEqual((yield* limiter.stats).sustained, 10)
+      assert.strictEqual((yield* limiter.stats).recentMillis, 500)
+      assert.strictEqual((yield* limiter.stats).sustained, 5)
     }))
 
   it.effect("tells a breaker outside that measures how long a call has waited", () =>
@@ -372,6 +385,45 @@ describe("AdaptiveLimiter", () => {
       assert.include(yield* shrinking.stats, { inFlight: 2, queued: 0 })
       yield* Fiber.interruptAll(held)
       yield* allBack(shrinking)
+    }))
+
+  it.effect("does not grow over an endpoint that works on one call at a time, however many callers there are", () =>
+    Effect.gen(function*() {
+      const limiter = yield* AdaptiveLimiter.make({ minimumCalls: 10, rejection: { from: 99, to: 99 } })
+      let freeAt = 0
+      const attempt = Policy.apply(
+        Effect.clockWith((clock) => {
+          freeAt = Math.max(freeAt, Timer.nowOf(clock)) + 20
+          return Effect.sleep(freeAt - Timer.nowOf(clock))
+        }),
+        limiter
+      )
+      const events = yield* recorded(Effect.gen(function*() {
+        const callers = yield* Effect.forEach(Array.from({ length: 60 }), () => start(Effect.forever(attempt)))
+        yield* TestClock.adjust("40 seconds")
+        yield* Fiber.interruptAll(callers)
+      }))
+      const moves = events.filter((event) => event._tag === "LimitMoved")
+      assert.isBelow(Math.max(...moves.map(({ to }) => to)), 50)
+      assert.isTrue(moves.some(({ why }) => why.startsWith("latency grows without throughput: ")))
+      yield* allBack(limiter)
+    }))
+
+  it.effect("goes through a long queue of attempts that take no time without a stack to overflow", () =>
+    Effect.gen(function*() {
+      const limiter = yield* AdaptiveLimiter.make({
+        initial: 1,
+        max: 1,
+        maxQueue: 3000,
+        rejection: { from: 1e6, to: 1e6 }
+      })
+      const holder = yield* start(Policy.apply(Effect.never, limiter))
+      let ran = 0
+      const work = Effect.sync(() => void ran++)
+      for (let i = 0; i < 3000; i++) yield* start(Policy.apply(work, limiter))
+      yield* Fiber.interrupt(holder)
+      assert.strictEqual(ran, 3000)
+      yield* allBack(limiter)
     }))
 
   it.effect("announces itself with figures as plain data", () =>
