@@ -9,7 +9,7 @@
  * The order of what happens to a call is in `ClientStack`.
  */
 import * as Cause from "effect/Cause"
-import type * as Duration from "effect/Duration"
+import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import type * as Fiber from "effect/Fiber"
@@ -146,8 +146,10 @@ export const make = <
     const where = "Client.make"
     const { target } = options
     Options.check(target !== "", where, "target", "a name", target)
-    const defaultDeadline = options.defaultDeadline ?? "10 seconds"
+    const { defaultDeadline = "10 seconds" } = options
     const methods = Contract.methods(group)
+    checkDeadline("defaultDeadline", defaultDeadline)
+    for (const { defaultDeadline, name } of methods) checkDeadline(`the DefaultDeadline of ${name}`, defaultDeadline)
     const overrides = Object.entries<ClientStack.Options | undefined>(options.methods ?? {})
     const names = new Set(methods.map((method) => method.name))
     for (const [name] of overrides) Options.check(names.has(name), where, "methods", "names of the group", name)
@@ -167,7 +169,7 @@ export const make = <
     })
 
     const shared: Shared = { balancer, defaultDeadline }
-    const client = {}
+    const client = node()
     for (const method of methods) {
       const level = stack.levelOf(method.name)
       const callable = {
@@ -182,18 +184,26 @@ export const make = <
     return client as Client<R, P, M>
   })
 
+const checkDeadline = (field: string, value: Duration.Input | undefined): void => {
+  const isPositive = value === undefined || Option.exists(Duration.fromInput(value), Duration.isPositive)
+  Options.check(isPositive, "Client.make", field, "a positive duration", value)
+}
+
+/** Without a prototype: a method may be called `toString`. */
+const node = (): Record<string, unknown> => Object.create(null)
+
 /** Puts a method where the dots in its name say. */
 const place = (root: object, name: string, method: (payload: unknown, options?: CallOptions) => unknown): void => {
   const segments = name.split(".")
   const last = segments.pop()!
-  let node = root as Record<string, unknown>
+  let at = root as Record<string, unknown>
   for (const segment of segments) {
-    const next = node[segment] ??= {}
+    const next = at[segment] ??= node()
     if (typeof next === "function") throw clash(name)
-    node = next as Record<string, unknown>
+    at = next as Record<string, unknown>
   }
-  if (last in node) throw clash(name)
-  node[last] = method
+  if (last in at) throw clash(name)
+  at[last] = method
 }
 
 const clash = (name: string): RangeError =>

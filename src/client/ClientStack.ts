@@ -84,12 +84,15 @@ export const make = (
 ): Effect.Effect<ClientStack> =>
   Effect.gen(function*() {
     const levels: ReadonlyArray<Options> = [own, ...methods.map(([, slots]) => ({ ...own, ...slots }))]
-    const budget = yield* StackOptions.budgetOf(target, own.retry)
+    // One ledger for all that is sent more than once, also where only a method retries or a hedge stands alone.
+    const budget = yield* StackOptions.budgetOf(target, own.retry === false ? undefined : own.retry)
     const shared = makeShared()
     const calls: Array<CallLevel> = []
     for (const level of levels) {
+      const { retry } = level
+      const states = retry !== own.retry && retry !== false && retry?.budget !== undefined
       calls.push({
-        call: yield* callPolicy(target, level, budget),
+        call: yield* callPolicy(target, level, states ? yield* StackOptions.budgetOf(target, retry) : budget),
         attempt: Policy.stack({
           rateLimiter: yield* shared(target, level.rateLimiter, StackOptions.simple.rateLimiter),
           adaptiveThrottle: yield* shared(target, level.adaptiveThrottle, StackOptions.simple.adaptiveThrottle)
