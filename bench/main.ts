@@ -11,6 +11,7 @@ import * as Fs from "node:fs"
 import * as Os from "node:os"
 import { parseArgs } from "node:util"
 import * as policies from "./groups/policies.ts"
+import * as wire from "./groups/wire.ts"
 import type { Contender } from "./harness.ts"
 import { measure, type Row } from "./harness.ts"
 
@@ -20,7 +21,9 @@ const groups: ReadonlyArray<readonly [name: string, make: () => Promise<Readonly
   ["rejection", policies.rejection],
   ["stack", policies.stack],
   ["stack, suspending", policies.stackSuspending],
-  ["one retry", policies.retried]
+  ["one retry", policies.retried],
+  ["wire, 64 in flight", wire.calls(64, true)],
+  ["wire, 512 in flight", wire.calls(512, true)]
 ]
 
 /** A bound on a figure of one contender, as a share of another's. `less` is taken off both first: the baseline. */
@@ -85,6 +88,7 @@ for (const [name, make] of groups) {
     )
   }
   rows.push(...measured)
+  wire.cleanup()
 }
 
 const find = (group: string, name: string): Row | undefined =>
