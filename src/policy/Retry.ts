@@ -711,13 +711,14 @@ class Round<A, E, R, RS> {
 
   private launch(hedge: boolean): Effect.Effect<void, never, R> {
     const { loop } = this
+    const startedAt = this.latestAt = loop.now()
+    if (!hedge) this.firstAt = startedAt
     // Known in its first step, which runs within ours: no interrupt comes between forking and knowing what to interrupt.
+    // A scheduler that puts even that off meets `closed`.
     const started = Effect.withFiber<A, E, R>((current) => {
       if (this.closed) return Effect.interrupt
       const fiber = current as Fiber.Fiber<A, E>
       const token = loop.commit()
-      const startedAt = this.latestAt = loop.now()
-      if (!hedge) this.firstAt = startedAt
       const flight: Flight<A, E> = { fiber, token, attempt: loop.sends, startedAt }
       this.inFlight.push(flight)
       fiber.addObserver((exit) => this.land(flight, exit))

@@ -1,5 +1,5 @@
 import { assert, describe, it } from "@effect/vitest"
-import { Cause, Clock, Deferred, Effect, Exit, Fiber } from "effect"
+import { Cause, Clock, Deferred, Effect, Exit, Fiber, Scheduler } from "effect"
 import { TestClock } from "effect/testing"
 import * as CallContext from "../../src/contract/CallContext.ts"
 import * as CallError from "../../src/contract/CallError.ts"
@@ -14,7 +14,18 @@ import * as Retry from "../../src/policy/Retry.ts"
 import * as RetryBudget from "../../src/policy/RetryBudget.ts"
 import * as Timeout from "../../src/policy/Timeout.ts"
 import { interruptEverywhere } from "../support/interruptEverywhere.ts"
-import { circuitOpen, drive, idempotent, lost, now, overloaded, reasonOf, recording, script } from "../support/loop.ts"
+import {
+  circuitOpen,
+  drive,
+  idempotent,
+  lost,
+  now,
+  overloaded,
+  reasonOf,
+  recording,
+  refused,
+  script
+} from "../support/loop.ts"
 
 const taking = (millis: number, result: string) => Effect.delay(Effect.succeed(result), millis)
 const failing = (millis: number, error = "down") => Effect.delay(Effect.fail(error), millis)
@@ -25,6 +36,16 @@ const budgetOf = (tokens: number) =>
     RetryBudget.make({ ratio: 1, reserve: 0 }),
     (budget) => Effect.replicateEffect(budget.deposit(true), tokens, { discard: true })
   )
+
+/** Lets others run before the first step of every fiber. */
+class Reluctant extends Scheduler.MixedScheduler {
+  private readonly seen = new WeakSet<object>()
+  override shouldYield(fiber: Fiber.Fiber<unknown, unknown>) {
+    if (this.seen.has(fiber)) return super.shouldYield(fiber)
+    this.seen.add(fiber)
+    return true
+  }
+}
 
 /** Nothing of ours waits. */
 const idle = Effect.map(Clock.Clock, (clock) => assert.strictEqual(Timer.size(clock), 0))
@@ -85,6 +106,15 @@ describe("Hedge", () => {
         ])
         yield* drive(CallContext.annotate(hedge.run(call), { idempotencyKey: "k" }))
         assert.strictEqual(sent.length, 4)
+      }))
+
+    it.effect("a call that is not idempotent is not hedged when it is retried either", () =>
+      Effect.gen(function*() {
+        const hedge = yield* Hedge.make({ delay: 10 })
+        const retry = yield* Retry.make({ attempts: 4, backoff: none, hedge })
+        const { call, sent } = script<string, unknown, never>(refused, taking(100, "ok"))
+        assert.deepStrictEqual((yield* drive(retry.run(call)))[0], Exit.succeed("ok"))
+        assert.strictEqual(sent.length, 2)
       }))
 
     it.effect("a deadline nearer than the delay means no hedge and no timer", () =>
@@ -203,6 +233,15 @@ describe("Hedge", () => {
         assert.deepInclude(yield* budget.snapshot, { granted: 1, refunded: 1 })
       }))
 
+    it.effect("a hedge that is rejected inside costs no attempt", () =>
+      Effect.gen(function*() {
+        const hedge = yield* Hedge.make({ delay: 10 })
+        const retry = yield* Retry.make({ attempts: 2, backoff: none, hedge })
+        const { call, sent } = script<string, unknown, never>(failing(20), circuitOpen, taking(5, "ok"))
+        assert.deepStrictEqual(yield* drive(idempotent(retry.run(call))), [Exit.succeed("ok"), 25])
+        assert.deepStrictEqual(sent.map(({ attempt, hedge }) => [attempt, hedge]), [[1, false], [2, true], [2, false]])
+      }))
+
     it.effect("an original that failed speaks, when its hedge is rejected inside", () =>
       Effect.gen(function*() {
         const hedge = yield* Hedge.make({ delay: 10 })
@@ -262,6 +301,19 @@ describe("Hedge", () => {
         const uninterruptible = Effect.uninterruptible(idempotent(hedge.run(call)))
         assert.deepStrictEqual(yield* drive(uninterruptible), [Exit.succeed("winner"), 40])
         assert.deepStrictEqual(discarded, ["late"])
+      }))
+
+    it.effect("is discarded when both answer in the same step", () =>
+      Effect.gen(function*() {
+        const discarded: Array<string> = []
+        const hedge = yield* Hedge.make({
+          delay: 10,
+          discard: (result: string) => Effect.sync(() => void discarded.push(result))
+        })
+        const gate = yield* Deferred.make<string>()
+        const { call } = script(Deferred.await(gate), Effect.as(Deferred.succeed(gate, "original"), "hedge"))
+        assert.deepStrictEqual(yield* drive(idempotent(hedge.run(call))), [Exit.succeed("original"), 10])
+        assert.deepStrictEqual(discarded, ["hedge"])
       }))
 
     // RX-30
@@ -347,6 +399,63 @@ describe("Hedge", () => {
         }
       })))
 
+    it.effect("in the very moment a hedge's token is taken gives it back", () =>
+      Effect.gen(function*() {
+        const budget = yield* budgetOf(1)
+        const interrupting: RetryBudget.RetryBudget = {
+          ...budget,
+          withdrawUnsafe: (now) => {
+            Fiber.getCurrent()!.interruptUnsafe()
+            return budget.withdrawUnsafe(now)
+          }
+        }
+        const hedge = yield* Hedge.make({ delay: 10, budget: interrupting })
+        const { call, sent } = script(taking(100, "ok"))
+        const fiber = yield* Effect.forkChild(idempotent(hedge.run(call)), { startImmediately: true })
+        yield* TestClock.adjust(10)
+        assert.isTrue(Exit.hasInterrupts(yield* Fiber.await(fiber)))
+        assert.strictEqual(sent.length, 1)
+        assert.deepInclude(yield* budget.snapshot, { granted: 1, refunded: 1 })
+        yield* idle
+      }))
+
+    it.effect("by nobody: however often the scheduler lets others run, an answer is not lost", () =>
+      Effect.gen(function*() {
+        const hedge = yield* Hedge.make({ delay: 0, hedges: 2 })
+        for (let operations = 3; operations < 9; operations++) {
+          for (let turns = 0; turns < 9; turns++) {
+            const attempt = Effect.as(Effect.replicateEffect(Effect.yieldNow, turns, { discard: true }), "ok")
+            const [exit] = yield* drive(
+              idempotent(hedge.run(attempt)).pipe(Effect.provideService(Scheduler.MaxOpsBeforeYield, operations)),
+              1
+            )
+            assert.deepStrictEqual(exit, Exit.succeed("ok"))
+          }
+        }
+        yield* idle
+      }))
+
+    it.effect("leaves no attempt behind that the scheduler has put off", () =>
+      Effect.gen(function*() {
+        const hedge = yield* Hedge.make({ delay: 10 })
+        for (let turns = 0; turns < 8; turns++) {
+          let [started, ended] = [0, 0]
+          const attempt = Effect.suspend(() => {
+            started++
+            return Effect.onExit(Effect.never, () => Effect.sync(() => void ended++))
+          })
+          const fiber = yield* idempotent(hedge.run(attempt)).pipe(
+            Effect.provideService(Scheduler.Scheduler, new Reluctant()),
+            Effect.forkChild({ startImmediately: true })
+          )
+          for (let turn = 0; turn < turns; turn++) yield* Effect.yieldNow
+          yield* Fiber.interrupt(fiber)
+          for (let turn = 0; turn < 8; turn++) yield* Effect.yieldNow
+          assert.strictEqual(started, ended)
+        }
+        yield* idle
+      }))
+
     it.effect("is impossible for the attempts of an uninterruptible call, and they all end", () =>
       Effect.gen(function*() {
         const hedge = yield* Hedge.make({ delay: 10 })
@@ -414,6 +523,15 @@ describe("Hedge", () => {
         assert.closeTo((yield* hedge.delay)!, 1000, 50)
         hedge.observeUnsafe!(2000, yield* now)
         assert.closeTo((yield* hedge.delay)!, 2000, 90)
+      }))
+
+    it.effect("counts the attempts that might have been hedged", () =>
+      Effect.gen(function*() {
+        const hedge = yield* Hedge.make({ minimumCalls: 1, quantile: 0.5 })
+        yield* calls(hedge, 1, 100)
+        assert.closeTo((yield* hedge.delay)!, 100, 5)
+        assert.strictEqual(yield* calls(hedge, 3, 10), 3)
+        assert.closeTo((yield* hedge.delay)!, 10, 0.5)
       }))
 
     it.effect("counts answers and timeouts, and no failure that is fast", () =>
@@ -549,6 +667,9 @@ describe("Hedge", () => {
         yield* drive(idempotent(retry.run(call)))
         // Asked at 15 ms to stay away for 100.
         assert.deepStrictEqual(sent.map(({ at }) => at), [0, 10, 115])
+        const gone = script<string, unknown, never>(Effect.delay(overloaded(100), 12), Effect.delay(overloaded(-1), 10))
+        const [exit] = yield* drive(idempotent(retry.run(gone.call)))
+        assert.deepStrictEqual([gone.sent.length, reasonOf(exit)?._tag], [2, "Overloaded"])
         const both = script<string, unknown, never>(Effect.delay(overloaded(100), 12), failing(10), taking(1, "ok"))
         const start = yield* now
         yield* drive(idempotent(retry.run(both.call)))

@@ -107,6 +107,17 @@ describe("Retry", () => {
         assert.isTrue(Exit.isSuccess(after[0]) && after[0].value.attempt === 1 && !after[0].value.insideRetry)
       }))
 
+    it.effect("each call has its own context, whoever called before", () =>
+      Effect.gen(function*() {
+        const retry = yield* Retry.make({ budget: yield* budgetOf(1) })
+        const name = retry.run(
+          Effect.map(CallContext.Current, ({ attempt, insideRetry, name }) => [name, attempt, insideRetry])
+        )
+        for (const called of ["a", "b", "a"]) {
+          assert.deepStrictEqual(yield* CallContext.annotate(name, { name: called }), [called, 1, true])
+        }
+      }))
+
     it.effect("two calls at a time share nothing", () =>
       Effect.gen(function*() {
         const retry = yield* Retry.make({ backoff: Backoff.exponential({ base: "1 second", jitter: "none" }) })
@@ -187,6 +198,28 @@ describe("Retry", () => {
           sent: "no",
           last: "second"
         })
+      }))
+
+    it.effect("an error that already says what led to it keeps that", () =>
+      Effect.gen(function*() {
+        const retry = yield* Retry.make({ backoff: second })
+        const informed = CallError.fail({
+          _tag: "DeadlineExceeded",
+          method: "m",
+          elapsedMillis: 1,
+          sent: "no",
+          last: "inner"
+        })
+        const [exit] = yield* drive(idempotent(retry.run(script<never, unknown, never>(down, informed).call)))
+        assert.deepInclude(reasonOf(exit), { _tag: "DeadlineExceeded", last: "inner" })
+      }))
+
+    it.effect("a defect is not sent again, whatever a classifier says of errors", () =>
+      Effect.gen(function*() {
+        const retry = yield* Retry.make({ backoff: second, classify: () => Outcome.failureSafe })
+        const { call, sent } = script<never, string, never>(Effect.die("broken"))
+        assert.deepStrictEqual((yield* drive(idempotent(retry.run(call))))[0], Exit.die("broken"))
+        assert.strictEqual(sent.length, 1)
       }))
 
     it.effect("a defect is not sent again and stays a defect", () =>
@@ -515,6 +548,24 @@ describe("Retry", () => {
         yield* Fiber.interrupt(fiber)
         assert.strictEqual(sent.length, 2)
         assert.deepInclude(yield* budget.snapshot, { balance: 0, refunded: 0 })
+      }))
+
+    it.effect("gets its token back from an interrupt in the very moment it is taken", () =>
+      Effect.gen(function*() {
+        const budget = yield* budgetOf(1)
+        const interrupting: RetryBudget.RetryBudget = {
+          ...budget,
+          withdrawUnsafe: (now) => {
+            Fiber.getCurrent()!.interruptUnsafe()
+            return budget.withdrawUnsafe(now)
+          }
+        }
+        const retry = yield* Retry.make({ backoff: atOnce, budget: interrupting })
+        const { call, sent } = script(down)
+        const fiber = yield* Effect.forkChild(idempotent(retry.run(call)), { startImmediately: true })
+        assert.isTrue(Exit.hasInterrupts(yield* Fiber.await(fiber)))
+        assert.strictEqual(sent.length, 1)
+        assert.deepInclude(yield* budget.snapshot, { granted: 1, refunded: 1 })
       }))
 
     it.effect("loses no token to an interrupt between any two steps: each is sent or given back", () =>

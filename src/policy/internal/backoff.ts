@@ -76,5 +76,5 @@ export const smooth = (attempt: number, draw: number, position: Position, base: 
   if (base === 0) return 0
   // From here on the curve leaves the doubles (∞ - ∞ is no delay), and has long been above every cap.
   const delay = attempt >= 1000 ? Infinity : base * scale * (curve(attempt + draw) - curve(position))
-  return delay <= cap ? Math.max(0, delay) : equal(cap, draw)
+  return delay <= cap ? delay : equal(cap, draw)
 }

@@ -112,15 +112,17 @@ const roll = (window: Window, now: number): Slice => {
 
 /** Records that the first attempt of a call has ended. */
 export const deposit = (ledger: Ledger, succeeded: boolean, now: number): void => {
-  for (const window of [ledger.short, ledger.long]) {
-    const slice = roll(window, now)
-    slice.firsts++
-    window.firsts++
-    if (succeeded) {
-      slice.successes++
-      window.successes++
-    }
-  }
+  count(ledger.short, succeeded, now)
+  count(ledger.long, succeeded, now)
+}
+
+const count = (window: Window, succeeded: boolean, now: number): void => {
+  const slice = roll(window, now)
+  slice.firsts++
+  window.firsts++
+  if (!succeeded) return
+  slice.successes++
+  window.successes++
 }
 
 const earned = ({ options, short }: Ledger): number => options.ratio * short.successes - short.earnedSpent
@@ -132,7 +134,7 @@ const reserve = ({ long, options, short }: Ledger): number =>
 export const balance = (ledger: Ledger, now: number): number => {
   roll(ledger.short, now)
   roll(ledger.long, now)
-  return Math.max(0, Math.max(0, earned(ledger)) + Math.max(0, reserve(ledger)))
+  return Math.max(0, earned(ledger)) + Math.max(0, reserve(ledger))
 }
 
 /** 0.1 added ten times is less than 1. */

@@ -42,15 +42,15 @@ export interface Estimator {
 
 export const make = (options: Options): Estimator => ({
   options,
-  counts: Array.from({ length: slices }, () => new Uint32Array(buckets + 1)),
+  counts: Array.from({ length: slices }, () => new Uint32Array(buckets)),
   totals: Array.from({ length: slices }, () => 0),
   present: -Infinity,
   cached: undefined,
   cachedFor: -1
 })
 
-const bucketOf = (millis: number): number =>
-  Math.min(buckets, Math.max(0, Math.floor(Math.log2(millis / shortestMillis) * perOctave)))
+/** At `buckets` and above: too long to be told apart. */
+const bucketOf = (millis: number): number => Math.max(0, Math.floor(Math.log2(millis / shortestMillis) * perOctave))
 
 const upperEnd = (bucket: number): number => shortestMillis * 2 ** ((bucket + 1) / perOctave)
 
@@ -77,7 +77,8 @@ export const size = (self: Estimator, now: number): number => {
 export const observe = (self: Estimator, millis: number, now: number): void => {
   roll(self, now)
   const present = slot(self.present)
-  self.counts[present]![bucketOf(millis)]!++
+  const bucket = bucketOf(millis)
+  if (bucket < buckets) self.counts[present]![bucket]!++
   self.totals[present]!++
 }
 

@@ -69,6 +69,6 @@ describe("attempts", () => {
   })
 
   it("a delay is neither negative nor endless", () => {
-    assert.deepStrictEqual([0, 1, -1, Infinity, Number.NaN].map(Attempts.isDelay), [true, true, false, false, false])
+    assert.deepStrictEqual([0, 1e6, -1, Infinity, Number.NaN].map(Attempts.isDelay), [true, true, false, false, false])
   })
 })

@@ -52,6 +52,13 @@ describe("estimator", () => {
     assert.isBelow(Estimator.estimate(estimator, 0)!, 6)
   })
 
+  it("tells latencies up to 17 minutes apart", () => {
+    assert.strictEqual(Estimator.longestMillis, 2 ** 20)
+    const estimator = make()
+    Estimator.observe(estimator, Estimator.longestMillis - 1, 0)
+    assert.strictEqual(Estimator.estimate(estimator, 0), Estimator.longestMillis)
+  })
+
   it("takes every length of time, and a clock that goes back", () => {
     const estimator = make({ quantile: 0.5 })
     for (const sample of [0, 1e-9, 0.0625]) Estimator.observe(estimator, sample, 50_000)
