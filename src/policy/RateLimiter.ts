@@ -112,7 +112,7 @@ export interface RateLimiter extends Policy.OfKind<"rateLimiter", CallError.Call
   readonly stats: Effect.Effect<Stats>
 }
 
-type Error = CallError.CallError<CallError.LimitReached>
+type Rejection = CallError.CallError<CallError.LimitReached>
 
 /**
  * Creates a rate limiter with all permits there.
@@ -149,7 +149,7 @@ export const make = (options: RateLimiterOptions): Effect.Effect<RateLimiter> =>
     const waitOf = (method: string, maxWait: Duration.Input | undefined) =>
       maxWait === undefined ? state.maxWaitMillis : Options.millis(`RateLimiter.${method}`, "maxWait", maxWait, true)
     return Effect.succeed(
-      Policy.make<Error, never, "rateLimiter", Omit<RateLimiter, keyof Policy.OfKind<"rateLimiter">>>(
+      Policy.make<Rejection, never, "rateLimiter", Omit<RateLimiter, keyof Policy.OfKind<"rateLimiter">>>(
         {
           name,
           kind: "rateLimiter",
@@ -232,7 +232,7 @@ class State {
     permits: number,
     maxWaitMillis: number,
     self: Effect.Effect<A, E, R>
-  ): Effect.Effect<A, E | Error, R> {
+  ): Effect.Effect<A, E | Rejection, R> {
     const now = Timer.now(fiber)
     if (this.take(now, permits)) return self
     if (maxWaitMillis === 0) return Effect.fail(this.reject(fiber, now, this.waitOf(now, permits)))
@@ -251,7 +251,7 @@ class State {
     fiber: Fiber.Fiber<unknown, unknown>,
     permits: number,
     maxWaitMillis: number
-  ): Effect.Effect<Reservation, Error> {
+  ): Effect.Effect<Reservation, Rejection> {
     const now = Timer.now(fiber)
     if (this.take(now, permits)) return Effect.succeed({ waitMillis: 0, cancel: Effect.void })
     const until = this.untilOf(fiber, now, maxWaitMillis)
@@ -331,7 +331,7 @@ class State {
     return now + maxWaitMillis < deadline ? now + maxWaitMillis : deadline - 1e-6
   }
 
-  private reject(fiber: Fiber.Fiber<unknown, unknown>, now: number, retryAfterMillis: number): Error {
+  private reject(fiber: Fiber.Fiber<unknown, unknown>, now: number, retryAfterMillis: number): Rejection {
     this.rejected++
     CallEvent.receiverOf(fiber)?.event({
       _tag: "Rejected",
@@ -349,7 +349,7 @@ class State {
     })
   }
 
-  private wait(permits: number, maxWaitMillis: number): Effect.Effect<void, Error> {
+  private wait(permits: number, maxWaitMillis: number): Effect.Effect<void, Rejection> {
     return Effect.callback((resume) => {
       const fiber = Guard.currentFiber()
       const now = Timer.now(fiber)

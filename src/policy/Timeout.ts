@@ -9,9 +9,8 @@
  * When time is up the caller is answered within one timer tick, even if the work
  * ignores its interruption. The work is interrupted, not awaited, and whatever
  * it holds is released when it ends, the permit of a bulkhead outside included.
- * An interrupt of the caller is different: it
- * is passed on, and the caller waits for the work's finalizers as it would
- * without a timeout.
+ * An interrupt of the caller is different: it is passed on, and the caller waits
+ * for the work's finalizers as it would without a timeout.
  *
  * The work runs in a fiber of its own: fibers it forks as its children end with
  * it. A `Timeout` has no state; one value may guard any number of effects.
@@ -80,11 +79,11 @@ export const make = (options: TimeoutOptions): Effect.Effect<Timeout> =>
             const start = Timer.now(fiber)
             const own = start + timeoutMillis
             const { deadline } = fiber.getRef(CallContext.Current)
-            if (own <= deadline) {
+            // A guard answers at the deadline by itself. The timeout stands all the same: what shares its work with other
+            // calls goes on after that.
+            if (own <= deadline || Progress.isGuarded(fiber, deadline)) {
               return Guard.answerBy(fiber, contextOf<R>(fiber), self, own, "attemptTimeout", ownExpired, resume)
             }
-            // The guard outside interrupts this very fiber: there is nothing left to time.
-            if (Progress.isGuarded(fiber, deadline)) return resume(self)
             const had = expired(Math.max(0, deadline - start))
             return Guard.answerBy(fiber, contextOf<R>(fiber), self, deadline, "deadline", had, resume)
           })
@@ -179,8 +178,6 @@ const guardCall = <A, E, R>(
     })
     return resume(CallError.fail({ _tag: "DeadlineExceeded", method: call.name, elapsedMillis: 0, sent: "no" }))
   }
-  // The guard outside answers no later.
-  if (Progress.isGuarded(fiber, deadline)) return resume(self)
   const progress: Progress.Progress = { deadline, last: undefined }
   const context = Context.add(Context.add(contextOf<R>(fiber), CallContext.Current, call), Progress.Current, progress)
   const expired = () =>

@@ -126,12 +126,9 @@ describe("Timer", () => {
     }))
 
   const Op = Schema.Union([
-    Schema.Struct({ _tag: Schema.Literal("add"), after: Schema.Literals([0, 1, 1, 2, 5, 50]) }),
-    Schema.Struct({
-      _tag: Schema.Literal("cancel"),
-      which: Schema.Int.check(Schema.isBetween({ minimum: 0, maximum: 300 }))
-    }),
-    Schema.Struct({ _tag: Schema.Literal("advance"), by: Schema.Literals([0, 1, 3]) })
+    Schema.TaggedStruct("add", { after: Schema.Literals([0, 1, 1, 2, 5, 50]) }),
+    Schema.TaggedStruct("cancel", { which: Schema.Int.check(Schema.isBetween({ minimum: 0, maximum: 300 })) }),
+    Schema.TaggedStruct("advance", { by: Schema.Literals([0, 1, 3]) })
   ])
 
   it.prop(

@@ -279,6 +279,21 @@ describe("Timeout", () => {
         assert.deepStrictEqual([reasonOf(own), seen[1]], [attemptTimeout(100), "attemptTimeout"])
       }))
 
+    it.effect("work that outlives the call it was started for still has its timeout", () =>
+      Effect.gen(function*() {
+        const timeout = yield* Timeout.make({ timeout: "100 millis" })
+        const shared: Array<Fiber.Fiber<unknown, unknown>> = []
+        const call = Effect.flatMap(Effect.forkDetach(Policy.apply(Effect.never, timeout)), (fiber) => {
+          shared.push(fiber)
+          return Fiber.join(fiber)
+        })
+        const [exit] = yield* drive(Timeout.withDeadline(call, "60 millis"), 99)
+        assert.strictEqual(reasonOf(exit)?._tag, "DeadlineExceeded")
+        assert.isUndefined(shared[0]!.pollUnsafe())
+        yield* TestClock.adjust(1)
+        assert.deepStrictEqual(reasonOf(yield* Fiber.await(shared[0]!)), attemptTimeout(100))
+      }))
+
     it.effect("a deadline that nobody guards ends the attempt too", () =>
       Effect.gen(function*() {
         const timeout = yield* Timeout.make({ timeout: "100 millis" })

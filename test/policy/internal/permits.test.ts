@@ -14,14 +14,14 @@ class Waiter extends RankedWaiter {
 
 const upTo = (maximum: number) => Schema.Int.check(Schema.isBetween({ minimum: 0, maximum }))
 
-const Come = Schema.Struct({ _tag: Schema.Literal("come"), rank: upTo(3) })
+const Come = Schema.TaggedStruct("come", { rank: upTo(3) })
 const Op = Schema.Union([
   Come,
   Come,
   Come,
-  Schema.Struct({ _tag: Schema.Literal("end") }),
-  Schema.Struct({ _tag: Schema.Literal("leave"), which: upTo(5) }),
-  Schema.Struct({ _tag: Schema.Literal("resize"), limit: Schema.Literals([1, 2, 4]), maxQueue: upTo(4) })
+  Schema.TaggedStruct("end", {}),
+  Schema.TaggedStruct("leave", { which: upTo(5) }),
+  Schema.TaggedStruct("resize", { limit: Schema.Literals([1, 2, 4]), maxQueue: upTo(4) })
 ])
 
 describe("Permits", () => {
