@@ -131,7 +131,7 @@ export interface Controls {
 
 /** A circuit with its counters and its operators. */
 export class Breaker {
-  readonly config: Config
+  config: Config
   readonly name: string
   /** The clock it was made with: a reader outside any fiber has no other. */
   readonly clock: Clock.Clock
@@ -338,6 +338,16 @@ export class Breaker {
     this.move(Circuit.load(snapshot.circuit, generation, draw(fiber), passed, now, this.config), now, fiber)
     this.force(snapshot.mode, fiber)
   }
+
+  /** Goes on by another configuration, where it stands; an operator's word stays in force. */
+  reconfigure(config: Config, fiber: Fiber.Fiber<unknown, unknown>): void {
+    const now = Timer.now(fiber)
+    const saved = this.snapshot(fiber).circuit
+    const { circuit } = this
+    this.config = config
+    const next = Circuit.load(saved, circuit.generation + 1, draw(fiber), 0, now, config)
+    this.move(Circuit.isOverride(circuit) ? Circuit.override(next, circuit._tag, now, config) : next, now, fiber)
+  }
 }
 
 const tagOf = { open: "ForcedOpen", disabled: "Disabled", metricsOnly: "MetricsOnly" } as const
@@ -388,13 +398,13 @@ export const guard = <A, E, R>(
   return Effect.withFiber((fiber): Guarded<A, E, R> => {
     const breaker = breakerOf(fiber)
     const { circuit } = breaker
-    if (circuit === closed) return evaluate(guarded, fiber)
+    if (circuit === closed) return evaluate(guarded, self, fiber)
     switch (circuit._tag) {
       case "Closed":
         if (breaker.config.measured) return measure(self, breaker, circuit, fiber)
         closed = circuit
         guarded = Effect.onExitPrimitive(self, (exit) => breaker.endClosed(circuit, exit))
-        return evaluate(guarded, fiber)
+        return evaluate(guarded, self, fiber)
       case "Disabled":
         return self
       case "Open":
@@ -426,6 +436,7 @@ const measure = <A, E, R>(
       breaker.end(permit, exit, breaker.outcome(exit, fiber), fiber)
       return undefined
     }),
+    self,
     fiber
   )
 }
