@@ -709,7 +709,7 @@ class Round<A, E, R, RS> {
     )
   }
 
-  private launch(hedge: boolean): Effect.Effect<void, never, R> {
+  private launch(hedge: boolean): Effect.Effect<unknown, never, R> {
     const { loop } = this
     const startedAt = this.latestAt = loop.now()
     if (!hedge) this.firstAt = startedAt
@@ -728,7 +728,7 @@ class Round<A, E, R, RS> {
         attemptOf(loop.call, loop.sends, hedge)
       ) as Effect.Effect<A, E, R>
     })
-    return Effect.asVoid(Effect.forkDetach(started, { startImmediately: true, uninterruptible: "inherit" }))
+    return Effect.forkDetach(started, { startImmediately: true, uninterruptible: "inherit" })
   }
 
   private land(flight: Flight<A, E>, exit: Exit.Exit<A, E>): void {

@@ -123,9 +123,7 @@ describe("Retry", () => {
         const retry = yield* Retry.make({ backoff: Backoff.exponential({ base: "1 second", jitter: "none" }) })
         const a = script(down)
         const b = script(down)
-        yield* drive(Effect.all([idempotent(retry.run(a.call)), idempotent(retry.run(b.call))].map(Effect.exit), {
-          concurrency: 2
-        }))
+        yield* drive(Effect.forEach([a, b], ({ call }) => Effect.exit(idempotent(retry.run(call))), { concurrency: 2 }))
         assert.deepStrictEqual(a.sent.map(({ at }) => at), [0, 1000, 3000])
         assert.deepStrictEqual(b.sent.map(({ at }) => at), [0, 1000, 3000])
       }))

@@ -13,7 +13,7 @@ export const delays = <R>(
     for (let now = 0; out.length < count; now += out.at(-1)!) {
       const delay = yield* step(now, input).pipe(
         Effect.map(([, delay]) => Duration.toMillis(delay)),
-        Pull.catchDone(() => Effect.succeed(undefined))
+        Pull.catchDone(() => Effect.undefined)
       )
       if (delay === undefined) break
       out.push(delay)
