@@ -193,6 +193,13 @@ export interface CircuitBreaker
   readonly snapshot: Effect.Effect<Snapshot>
   /** Takes over a snapshot. Results of calls in flight count no more. */
   readonly restore: (snapshot: Snapshot) => Effect.Effect<void>
+  /**
+   * Goes on by other options, all of them, under its name: open stays open for as
+   * long as it was to be, what a window of the same kind knows counts, and an
+   * operator's word stays in force. Results of calls in flight count no more.
+   * Dies on what `make` dies on.
+   */
+  readonly reconfigure: (options: CircuitBreakerOptions) => Effect.Effect<void>
 }
 
 /**
@@ -212,9 +219,14 @@ export const make = (options: CircuitBreakerOptions = {}): Effect.Effect<Circuit
           ...controlsOf(() => breaker),
           state: Effect.withFiber((fiber) => Effect.succeed(breaker.state(Timer.now(fiber)))),
           changes: listen(listeners, (fiber) => [breaker.state(Timer.now(fiber))]),
-          wouldAdmit: (now) => Circuit.wouldAdmit(breaker.circuit, now, config),
+          wouldAdmit: (now) => Circuit.wouldAdmit(breaker.circuit, now, breaker.config),
           snapshot: Effect.withFiber((fiber) => Effect.succeed(breaker.snapshot(fiber))),
-          restore: (snapshot) => onFiber((fiber) => breaker.restore(snapshot, fiber))
+          restore: (snapshot) => onFiber((fiber) => breaker.restore(snapshot, fiber)),
+          reconfigure: (options) =>
+            Effect.flatMap(
+              resolve("CircuitBreaker.reconfigure", options),
+              (config) => onFiber((fiber) => breaker.reconfigure(config, fiber))
+            )
         }
       )
       register(fiber, name, () => breaker.state(Timer.nowOf(breaker.clock)))

@@ -10,14 +10,27 @@
  * is the delay without jitter. What a policy does to a system is the
  * simulator's question.
  *
- * Source: the rules L1 to L14; the numbers behind them are cited where they stand.
+ * A Schedule by name is stepped: with the lowest and with the highest draws, for
+ * as many delays as attempts could need.
+ *
+ * Not among the rules, because a spec cannot say it: a breaker inside a retry
+ * whose rejections are retried (L6; here they end the loop), an unlimited wait
+ * or half-open (every one has a bound), an ejection that is a host or none (L12,
+ * the balancer's), work that cannot be interrupted under a timeout (L15).
+ *
+ * Source: the numbers behind the rules are cited where they stand.
  */
 import * as Duration from "effect/Duration"
+import * as Effect from "effect/Effect"
+import * as Pull from "effect/Pull"
+import * as Random from "effect/Random"
+import * as Schedule from "effect/Schedule"
+import * as CallError from "../contract/CallError.ts"
 import * as Backoff from "./internal/backoff.ts"
 import type { Read } from "./internal/document.ts"
 
 export interface Finding {
-  /** `"L1"` to `"L14"`. */
+  /** `"L1"` to `"L14"`, or `"make"` for what a policy's constructor refuses. */
   readonly rule: string
   readonly severity: "error" | "warning"
   /** The field it is about, with dots. */
@@ -27,7 +40,7 @@ export interface Finding {
 }
 
 type Spec = Read
-type Rule = (spec: Spec) => ReadonlyArray<Finding>
+type Rule = (spec: Spec, steps: Steps | undefined) => ReadonlyArray<Finding>
 
 const toMillis = (duration: Duration.Duration): number => Duration.toMillis(duration)
 
@@ -76,11 +89,63 @@ const sendsOf = (spec: Spec): number => {
   return spec.hedge === undefined ? 1 : 1 + (spec.hedge.hedges ?? 1)
 }
 
+// Schedules by name --------------------------------------------------------------------------------
+
+/** The delays of a Schedule that is bound by name, at the least and at the most, until it ends: at most `stepped`. */
+export interface Steps {
+  readonly least: ReadonlyArray<number>
+  readonly most: ReadonlyArray<number>
+}
+
+const stepped = 32
+
+/** What a Schedule is stepped with: an error that says nothing about when to come back. */
+const anError = new CallError.CallError({ _tag: "Unavailable", target: "lint", detail: "", sent: "no" })
+
+const delaysOf = (schedule: Schedule.Schedule<unknown, any>, draw: number): Effect.Effect<ReadonlyArray<number>> =>
+  Effect.gen(function*() {
+    const next = yield* Schedule.toStep(schedule)
+    const delays: Array<number> = []
+    let now = 0
+    while (delays.length < stepped) {
+      const delay = yield* next(now, anError).pipe(
+        Effect.map(([, delay]) => Duration.toMillis(delay)),
+        Pull.catchDone(() => Effect.succeed(undefined))
+      )
+      if (delay === undefined) break
+      delays.push(delay)
+      now += delay
+    }
+    return delays
+  }).pipe(
+    Effect.provideService(Random.Random, { nextIntUnsafe: () => 0, nextDoubleUnsafe: () => draw })
+  )
+
+/**
+ * Steps a Schedule against virtual time, once with the lowest draws and once with
+ * the highest, for up to 32 delays. `undefined` where it dies on an error it does
+ * not know.
+ */
+export const step = (schedule: Schedule.Schedule<unknown, any>): Effect.Effect<Steps | undefined> =>
+  Effect.all({ least: delaysOf(schedule, 0), most: delaysOf(schedule, 1 - Number.EPSILON) }).pipe(
+    Effect.catchCause(() => Effect.succeed(undefined))
+  )
+
+// Rules --------------------------------------------------------------------------------------------
+
 type Described = Extract<NonNullable<RetrySpec["backoff"]>, { readonly kind: string }>
 
-/** The longest `count` delays a backoff can make, `undefined` for one that is bound by name. */
-const delays = (stated: RetrySpec["backoff"], count: number): ReadonlyArray<number> | undefined => {
-  if (stated !== undefined && "schedule" in stated) return undefined
+/** The name of a backoff that is bound by one. */
+const scheduleOf = (stated: RetrySpec["backoff"]): string | undefined =>
+  stated !== undefined && "schedule" in stated ? stated.schedule : undefined
+
+/** The longest `count` delays a backoff can make; fewer where it ends, `undefined` for a name nobody stepped. */
+const delays = (
+  stated: RetrySpec["backoff"],
+  count: number,
+  steps: Steps | undefined
+): ReadonlyArray<number> | undefined => {
+  if (stated !== undefined && "schedule" in stated) return steps?.most.slice(0, Math.max(0, count))
   const { base, cap, factor, kind } = bounds(stated)
   return Array.from({ length: Math.max(0, count) }, (_, attempt) =>
     // Both decorrelated forms stay below 4 · base · 2^n, and below their cap.
@@ -102,7 +167,7 @@ const bounds = (stated: Described | undefined) => ({
 
 const sum = (values: ReadonlyArray<number>): number => values.reduce((total, value) => total + value, 0)
 
-const worstCase: Rule = (spec) => {
+const worstCase: Rule = (spec, steps) => {
   const timeout = timeoutOf(spec)
   if (spec.deadline === undefined) return []
   const deadline = toMillis(spec.deadline)
@@ -116,11 +181,13 @@ const worstCase: Rule = (spec) => {
       )
     )
   }
-  const sends = sendsOf(spec)
-  const waits = delays(retryOf(spec)?.backoff, sends - 1)
-  if (timeout === undefined || waits === undefined || sends < 2 || retryOf(spec) === undefined) return findings
+  const allowed = sendsOf(spec)
+  const waits = delays(retryOf(spec)?.backoff, allowed - 1, steps)
+  if (timeout === undefined || waits === undefined || retryOf(spec) === undefined) return findings
+  // A Schedule that ends sooner is the rule's below.
+  const sends = Math.min(allowed, waits.length + 1)
   const total = sends * timeout + sum(waits)
-  if (total <= deadline) return findings
+  if (sends < 2 || total <= deadline) return findings
   // Attempt n can run at all only if what comes before it leaves some time.
   let before = 0
   let last = 1
@@ -128,51 +195,96 @@ const worstCase: Rule = (spec) => {
     before += timeout + waits[attempt - 2]!
     if (before < deadline) last = attempt
   }
-  const arithmetic = `${sends} attempts × ${show(timeout)} + ${waits.map(show).join(" + ")} backoff = ${
-    show(total)
-  } > deadline ${show(deadline)}`
-  findings.push(
-    last < sends
-      ? warning("L1", "retry.attempts", `${arithmetic}: when attempts time out, attempt ${last + 1} can never run`)
-      : warning("L1", "retry.attempts", `${arithmetic}: when attempts time out, the last one is cut short`)
-  )
+  const backoff = waits.length > 4 ? show(sum(waits)) : waits.map(show).join(" + ")
+  const arithmetic = `${sends} attempts × ${show(timeout)} + ${backoff} backoff = ${show(total)} > deadline ${
+    show(deadline)
+  }`
+  const why = last === sends
+    ? "the last one is cut short"
+    : `${counted(last + 1, sends)} can never run`
+  findings.push(warning("L1", "retry.attempts", `${arithmetic}: when attempts time out, ${why}`))
   return findings
 }
 
-const unbounded: Rule = (spec) => {
-  const attempts = retryOf(spec)?.attempts
-  return attempts === undefined || attempts <= 10 ? [] : [
-    warning(
-      "L2",
-      "retry.attempts",
-      `${attempts} attempts: at a failure ratio of 0.5, 10 leave 1 call in 1,024 failed; more only add load to an outage`
+/** `attempt 4`, `attempts 4 to 6`. */
+const counted = (from: number, to: number): string => from === to ? `attempt ${from}` : `attempts ${from} to ${to}`
+
+const unbounded: Rule = (spec, steps) => {
+  const retry = retryOf(spec)
+  if (retry === undefined) return []
+  const attempts = sendsOf(spec)
+  const findings: Array<Finding> = []
+  if (attempts > 10) {
+    findings.push(
+      warning(
+        "L2",
+        "retry.attempts",
+        `${attempts} attempts: at a failure ratio of 0.5, 10 leave 1 call in 1,024 failed; more only add load to an outage`
+      )
     )
-  ]
+  }
+  const named = scheduleOf(retry.backoff)
+  const ends = steps?.most.length ?? stepped
+  if (named !== undefined && ends < stepped && ends + 1 < attempts) {
+    const after = ends === 1 ? "1 delay" : `${ends} delays`
+    findings.push(
+      warning(
+        "L2",
+        "retry.backoff",
+        `the Schedule "${named}" ends after ${after}: ${counted(ends + 2, attempts)} can never run`
+      )
+    )
+  }
+  return findings
 }
 
-const uncapped: Rule = (spec) => {
+const uncapped: Rule = (spec, steps) => {
   const retry = retryOf(spec)
   const stated = retry?.backoff
-  if (retry === undefined || stated === undefined || "schedule" in stated || stated.cap !== undefined) return []
-  if (stated.kind === "constant" || stated.kind === "linear") return []
-  const attempts = sendsOf(spec)
-  const longest = delays(stated, attempts - 1)?.at(-1) ?? 0
-  return longest <= 60_000 ? [] : [
-    warning("L3", "retry.backoff.cap", `without a cap, attempt ${attempts} waits up to ${show(longest)}`)
-  ]
+  if (stated === undefined) return []
+  const longest = delays(stated, sendsOf(spec) - 1, steps) ?? []
+  const most = Math.max(0, ...longest)
+  const attempt = longest.indexOf(most) + 2
+  if (most <= 60_000) return []
+  const waits = `attempt ${attempt} waits ${most === Infinity ? "for ever" : `up to ${show(most)}`}`
+  const named = scheduleOf(stated)
+  if (named !== undefined) return [warning("L3", "retry.backoff", `in the Schedule "${named}" ${waits}`)]
+  return "cap" in stated && stated.cap !== undefined
+    ? []
+    : [warning("L3", "retry.backoff.cap", `without a cap, ${waits}`)]
 }
 
-const herd: Rule = (spec) => {
+const herd: Rule = (spec, steps) => {
+  const findings: Array<Finding> = []
   const stated = retryOf(spec)?.backoff
-  if (stated === undefined || "schedule" in stated || stated.jitter !== "none" || stated.kind === "decorrelated") {
-    return []
-  }
   const clients = spec.traffic?.callsPerSecond
-  const base = toMillis(stated.base)
   const many = clients === undefined
     ? "all calls that fail together"
     : `${figure(clients)} calls a second that fail together`
-  return [warning("L4", "retry.backoff.jitter", `no jitter: ${many} come back together after ${show(base)}`)]
+  const named = scheduleOf(stated)
+  if (named !== undefined && steps !== undefined && sendsOf(spec) > 1) {
+    const [first] = steps.least
+    const spread = steps.least.filter((least, n) => least < steps.most[n]!).length
+    if (first !== undefined && first === steps.most[0]) {
+      const what = spread === 0
+        ? `no jitter in the Schedule "${named}"`
+        : `the Schedule "${named}" begins without jitter`
+      findings.push(warning("L4", "retry.backoff", `${what}: ${many} come back together after ${show(first)}`))
+    }
+  } else if (stated !== undefined && "kind" in stated) {
+    const { base, jitter, kind, ratio } = stated
+    if (kind !== "decorrelated" && (jitter === "none" || (jitter === "proportional" && ratio === 0))) {
+      findings.push(
+        warning("L4", "retry.backoff.jitter", `no jitter: ${many} come back together after ${show(toMillis(base))}`)
+      )
+    }
+  }
+  if (breakerOf(spec)?.jitter === 0) {
+    findings.push(
+      warning("L4", "circuitBreaker.jitter", "no jitter: all clients whose circuits opened together probe together")
+    )
+  }
+  return findings
 }
 
 const nested: Rule = (spec) => {
@@ -240,11 +352,12 @@ const neverOpens: Rule = (spec) => {
   const rate = spec.traffic?.callsPerSecond
   if (breaker === undefined || breaker.consecutiveFailures !== undefined) return []
   const stated = breaker.failureRatio ?? breaker.slowCallRatio
-  if (stated === undefined || breaker.window === undefined || !("duration" in breaker.window) || rate === undefined) {
-    return []
-  }
-  const minimum = breaker.minimumCalls ?? defaults.minimumCalls
-  const seconds = toMillis(breaker.window.duration) / 1000
+  const { window } = breaker
+  if (stated === undefined || window === undefined || rate === undefined) return []
+  const span = "duration" in window ? window.duration : window.maxAge
+  if (span === undefined) return []
+  const minimum = breaker.minimumCalls ?? ("calls" in window ? window.calls : defaults.minimumCalls)
+  const seconds = toMillis(span) / 1000
   const endpoints = spec.traffic?.endpoints ?? 1
   const seen = rate * seconds / endpoints
   if (seen >= minimum) return []
@@ -317,12 +430,14 @@ const halfOpen: Rule = (spec) => {
   const findings: Array<Finding> = []
   const { concurrency, lease, probes = defaults.probes } = breaker.halfOpen ?? {}
   const together = concurrency ?? probes
-  if (spec.bulkhead !== undefined && together > spec.bulkhead.limit) {
+  const { limit = Infinity, maxQueue = 0 } = spec.bulkhead ?? {}
+  if (together > limit + maxQueue) {
+    const queued = maxQueue === 0 ? "" : ` and queues ${maxQueue}`
     findings.push(
-      error(
+      warning(
         "L13",
         "circuitBreaker.halfOpen",
-        `${together} probes at once, but the bulkhead inside admits ${spec.bulkhead.limit}`
+        `${together} probes at once, but the bulkhead inside admits ${limit}${queued}: the others are rejected`
       )
     )
   }
@@ -381,9 +496,13 @@ const rules: ReadonlyArray<Rule> = [
   amplification
 ]
 
-/** Everything the rules find in a spec that has been read, errors first. */
-export const check = (spec: Spec): ReadonlyArray<Finding> => {
-  const findings = rules.flatMap((rule) => rule(spec))
+/**
+ * Everything the rules find in a spec that has been read, errors first. A retry's
+ * Schedule that is bound by name is known only by its `steps`; `PolicySpec.lint`
+ * takes them.
+ */
+export const check = (spec: Spec, steps?: Steps): ReadonlyArray<Finding> => {
+  const findings = rules.flatMap((rule) => rule(spec, steps))
   return [
     ...findings.filter((finding) => finding.severity === "error"),
     ...findings.filter((finding) => finding.severity === "warning")

@@ -15,8 +15,10 @@ import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Yaml from "effect/encoding/Yaml"
 import * as Equal from "effect/Equal"
-import type * as Schedule from "effect/Schedule"
+import * as Schedule from "effect/Schedule"
 import * as Schema from "effect/Schema"
+import * as SchemaIssue from "effect/SchemaIssue"
+import * as Semaphore from "effect/Semaphore"
 import * as CallContext from "../contract/CallContext.ts"
 import type * as CallError from "../contract/CallError.ts"
 import * as CallEvent from "../contract/CallEvent.ts"
@@ -36,8 +38,8 @@ import type * as RetryBudget from "./RetryBudget.ts"
 import * as StackOptions from "./StackOptions.ts"
 import * as Timeout from "./Timeout.ts"
 
-/** The document, the Schema of a backoff, and that of a positive duration. */
-export { Backoff, Period, PolicySpec } from "./internal/document.ts"
+/** The document, the Schema of a backoff, and those of a duration: a positive one, and one that may be zero. */
+export { Backoff, Period, PeriodOrZero, PolicySpec } from "./internal/document.ts"
 export type { Read } from "./internal/document.ts"
 
 // Reading ------------------------------------------------------------------------------------------
@@ -53,7 +55,40 @@ const strictly = { errors: "all", onExcessProperty: "error", reportInput: true }
 
 /** Reads a spec from data. Every problem is reported at once, unknown fields too. */
 export const read = (document: unknown): Effect.Effect<Read, SpecError> =>
-  Effect.mapError(decode(document, strictly), (error) => new SpecError({ message: error.message }))
+  Effect.mapError(
+    decode(document, strictly),
+    (error) => new SpecError({ message: problems(error.issue, "").join("\n") })
+  )
+
+/** A line per problem. Of a choice, the alternative that is nearest to what was written speaks for all. */
+const problems = (issue: SchemaIssue.Issue, path: string): ReadonlyArray<string> => {
+  switch (issue._tag) {
+    case "Pointer":
+      return problems(issue.issue, [path, ...issue.path].filter((step) => step !== "").join("."))
+    case "Encoding":
+      return problems(issue.issue, path)
+    case "Filter":
+      if (issue.issue._tag === "Pointer") return problems(issue.issue, path)
+      break
+    case "Composite":
+      return issue.issues.flatMap((inner) => problems(inner, path))
+    case "AnyOf":
+      if (issue.issues.length > 0) {
+        return issue.issues
+          .map((inner) => problems(inner, path))
+          .reduce((nearest, other) => (other.length < nearest.length ? other : nearest))
+      }
+      break
+    case "UnexpectedKey":
+      return [`${path}: no such field`]
+    case "MissingKey":
+      return [`${path}: missing`]
+  }
+  const message = formatIssue(issue)
+  return [path === "" ? message : `${path}: ${message}`]
+}
+
+const formatIssue = SchemaIssue.makeFormatterDefault()
 
 /** Reads a spec from YAML, of which JSON is a part. */
 export const parse = (text: string): Effect.Effect<Read, SpecError> =>
@@ -74,19 +109,15 @@ export interface Bindings {
 }
 
 const bound = <A>(
-  table: Readonly<Record<string, A>> | undefined,
+  table: Readonly<Record<string, A>> = {},
   what: keyof Bindings,
   name: string
-): Effect.Effect<A, SpecError> => {
-  const value = table?.[name]
-  return value === undefined
-    ? Effect.fail(
-      new SpecError({
-        message: `${what}: nothing is bound to "${name}"; known: ${Object.keys(table ?? {}).join(", ") || "none"}`
-      })
-    )
-    : Effect.succeed(value)
-}
+): Effect.Effect<A, SpecError> =>
+  Object.hasOwn(table, name) ? Effect.succeed(table[name]!) : Effect.fail(
+    new SpecError({
+      message: `${what}: nothing is bound to "${name}"; known: ${Object.keys(table).join(", ") || "none"}`
+    })
+  )
 
 /** The options a spec stands for, its names replaced by what they mean. */
 export const options = (
@@ -95,13 +126,13 @@ export const options = (
 ): Effect.Effect<StackOptions.StackOptions, SpecError> =>
   Effect.gen(function*() {
     const { adaptiveLimiter, adaptiveThrottle, bulkhead, circuitBreaker, hedge, rateLimiter, retry, timeout } = spec
-    const schedule = <S extends object>(stated: S | { readonly schedule: string }) =>
+    const scheduleOf = <S extends object>(stated: S | { readonly schedule: string }) =>
       "schedule" in stated ? bound(bindings.schedules, "schedules", stated.schedule) : Effect.succeed(stated)
     const resolved: { -readonly [K in keyof StackOptions.StackOptions]: StackOptions.StackOptions[K] } = {}
     if (retry !== undefined) {
       resolved.retry = retry === false ? false : {
         ...retry,
-        backoff: retry.backoff === undefined ? undefined : yield* schedule(retry.backoff),
+        backoff: retry.backoff === undefined ? undefined : yield* scheduleOf(retry.backoff),
         retryIf: retry.retryIf === undefined
           ? undefined
           : yield* bound(bindings.predicates, "predicates", retry.retryIf),
@@ -117,7 +148,7 @@ export const options = (
       const stated = circuitBreaker === false ? undefined : circuitBreaker.openFor
       resolved.circuitBreaker = circuitBreaker === false ? false : {
         ...circuitBreaker,
-        openFor: stated === undefined || Duration.isDuration(stated) ? stated : yield* schedule(stated)
+        openFor: stated === undefined || Duration.isDuration(stated) ? stated : yield* scheduleOf(stated)
       }
     }
     return { ...resolved, rateLimiter, adaptiveThrottle, bulkhead, adaptiveLimiter, timeout }
@@ -170,80 +201,188 @@ const asSpecError = <A, E, R>(self: Effect.Effect<A, E, R>): Effect.Effect<A, E 
  * to, or that a policy's constructor refuses.
  */
 export const compile = (document: PolicySpec, bindings: Bindings = {}): Effect.Effect<Compiled, SpecError> =>
-  Effect.flatMap(read(document), (spec) => assemble(spec, bindings, undefined))
+  Effect.flatMap(read(document), (spec) => Effect.map(assemble(spec, bindings, undefined), ({ compiled }) => compiled))
+
+/** What the retry's Schedule does, where it is one of the bindings. */
+const stepsOf = ({ retry }: Read, { schedules }: Bindings): Effect.Effect<Lint.Steps | undefined> => {
+  const backoff = retry === undefined || retry === false ? undefined : retry.backoff
+  const schedule = backoff !== undefined && "schedule" in backoff ? schedules?.[backoff.schedule] : undefined
+  return schedule === undefined ? Effect.succeed(undefined) : Lint.step(schedule)
+}
+
+const findingsOf = (spec: Read, bindings: Bindings): Effect.Effect<ReadonlyArray<Lint.Finding>> =>
+  Effect.map(stepsOf(spec, bindings), (steps) => Lint.check(spec, steps))
 
 /** Refuses a spec that cannot work, with the linter's arithmetic, and warns of what is rarely meant. */
-const lint = (spec: Read): Effect.Effect<void, SpecError> =>
-  Effect.withFiber((fiber) => {
-    const findings = Lint.check(spec)
-    const errors = findings.filter((finding) => finding.severity === "error")
-    if (errors.length > 0) return Effect.fail(new SpecError({ message: Lint.text(errors) }))
-    const receiver = CallEvent.receiverOf(fiber)
-    for (const { message, path, rule } of receiver === undefined ? [] : findings) {
-      receiver?.event({
-        _tag: "Warning",
-        policy: spec.name ?? "policy",
-        why: `${rule} ${path}: ${message}`,
-        atMillis: Timer.now(fiber)
-      })
-    }
-    return Effect.void
+const refuse = (spec: Read, bindings: Bindings, name: string): Effect.Effect<void, SpecError> =>
+  Effect.flatMap(findingsOf(spec, bindings), (findings) =>
+    Effect.withFiber((fiber) => {
+      const errors = findings.filter((finding) => finding.severity === "error")
+      if (errors.length > 0) return Effect.fail(new SpecError({ message: Lint.text(errors) }))
+      const receiver = CallEvent.receiverOf(fiber)
+      if (receiver === undefined) return Effect.void
+      for (const { message, path, rule } of findings) {
+        receiver.event({
+          _tag: "Warning",
+          policy: name,
+          why: `${rule} ${path}: ${message}`,
+          atMillis: Timer.now(fiber)
+        })
+      }
+      return Effect.void
+    }))
+
+/**
+ * Everything that is wrong with a spec or rarely meant, errors first: the
+ * linter's rules, and where those find no error, what a policy's constructor
+ * refuses. Names that nothing is bound to are taken on trust.
+ *
+ * Fails with a `SpecError` on a document that cannot be read.
+ */
+export const lint = (
+  document: unknown,
+  bindings: Bindings = {}
+): Effect.Effect<ReadonlyArray<Lint.Finding>, SpecError> =>
+  Effect.gen(function*() {
+    const spec = yield* read(document)
+    const findings = yield* findingsOf(spec, bindings)
+    if (findings.some((finding) => finding.severity === "error")) return findings
+    return yield* assemble(spec, trusting(spec, bindings), undefined).pipe(
+      Effect.provideService(Policy.CurrentRegistry, undefined),
+      Effect.provideService(CallEvent.CurrentReceiver, undefined),
+      Effect.match({ onFailure: (error) => [refusal(error), ...findings], onSuccess: () => findings })
+    )
   })
 
-/** Makes each slot, or takes over the former one's where it says the same, or its state where that fits. */
+/** Bindings in which every name of a spec means something. */
+const trusting = ({ circuitBreaker, retry }: Read, { classifiers, predicates, schedules }: Bindings): Bindings => {
+  const { backoff, classify = "", retryIf = "" } = retry === undefined || retry === false ? {} : retry
+  const openFor = circuitBreaker === undefined || circuitBreaker === false ? undefined : circuitBreaker.openFor
+  const named = [backoff, openFor].flatMap((stated) =>
+    stated !== undefined && "schedule" in stated ? [[stated.schedule, Schedule.spaced("1 second")]] : []
+  )
+  return {
+    schedules: { ...Object.fromEntries(named), ...schedules },
+    predicates: { [retryIf]: () => false, ...predicates },
+    classifiers: { [classify]: () => undefined, ...classifiers }
+  }
+}
+
+/** `CircuitBreaker.make: jitter must be …` as a finding about `circuitBreaker.jitter`. */
+const refusal = ({ message }: SpecError): Lint.Finding => {
+  const [, initial = "", rest = "", field = ""] = /^(\w)(\w*)\.\w+: ([\w.]+) must/.exec(message) ?? []
+  const path = initial === "" ? "" : `${initial.toLowerCase()}${rest}.${field}`
+  return { rule: "make", severity: "error", path, message }
+}
+
+/** A stack that is ready, and what makes it the one that runs. */
+interface Assembled {
+  readonly compiled: Compiled
+  /** Changes what it takes over from the former one, and takes what nobody uses any more out of the registry. */
+  readonly takeOver: Effect.Effect<void>
+}
+
+/** How each policy that a spec made leaves the registry. */
+const registrations = new WeakMap<object, () => void>()
+
+/** Remembers how what `make` makes leaves the registry again, also in `made`, should the others not come to be. */
+const registering = <P>(make: Effect.Effect<P>, made: Array<() => void>): Effect.Effect<P> =>
+  Effect.withFiber((fiber) => {
+    const registry = fiber.getRef(Policy.CurrentRegistry)
+    if (registry === undefined) return make
+    const removals: Array<() => void> = []
+    const remove = () => {
+      for (const removal of removals) removal()
+    }
+    const register = (policy: Policy.Registered) => {
+      removals.push(registry.register(policy))
+      return remove
+    }
+    made.push(remove)
+    return Effect.map(Effect.provideService(make, Policy.CurrentRegistry, { register }), (policy) => {
+      if (typeof policy === "object" && policy !== null) registrations.set(policy, remove)
+      return policy
+    })
+  })
+
+/** The budget a spec asks for: `false` for none. A hedge alone has the default one. */
+const budgetOf = ({ hedge, retry }: Read): StackOptions.RetrySlot["budget"] =>
+  retry === undefined || retry === false ? hedge !== undefined && {} : retry.budget ?? {}
+
+/**
+ * Makes each slot, or takes over the former one's: as it is where it says the
+ * same, changed where its policy can be changed while it runs. Until `takeOver`
+ * nothing has happened to the former one.
+ */
 const assemble = (
   spec: Read,
   bindings: Bindings,
   former: Compiled | undefined
-): Effect.Effect<Compiled, SpecError> =>
-  asSpecError(Effect.gen(function*() {
-    const { name = "policy" } = spec
-    yield* lint(spec)
+): Effect.Effect<Assembled, SpecError> => {
+  const made: Array<() => void> = []
+  const assembling = Effect.gen(function*() {
+    const name = former?.name ?? spec.name ?? "policy"
+    yield* refuse(spec, bindings, name)
     const stated = yield* options(spec, bindings)
     const old = former?.slots ?? {}
-    const same = (slot: keyof Read): boolean =>
-      former !== undefined && former.name === name && Equal.equals(former.spec[slot], spec[slot])
-    /** `undefined` for an absent slot, the old policy for an unchanged one, else `make`'s. */
-    const slot = <K extends keyof Slots & keyof StackOptions.StackOptions, P extends Slots[K] & object>(
+    const changes: Array<Effect.Effect<void>> = []
+
+    type Key = keyof Slots & keyof StackOptions.StackOptions
+    type Stated<K extends Key> = Exclude<StackOptions.StackOptions[K], false | undefined>
+    /** `change` says how the old policy becomes what is stated, or `undefined` where it cannot. */
+    const slot = <K extends Key, P extends Slots[K] & object>(
       key: K,
-      make: (slot: Exclude<StackOptions.StackOptions[K], false | undefined>) => Effect.Effect<P>
+      make: (slot: Stated<K>) => Effect.Effect<P>,
+      change?: (old: P, slot: Stated<K>) => Effect.Effect<void> | undefined,
+      kept = true
     ): Effect.Effect<P | undefined> => {
       const options = stated[key]
       if (options === undefined || options === false) return Effect.succeed(undefined)
-      if (same(key) && old[key] !== undefined) return Effect.succeed(old[key] as P)
-      return make(options as Exclude<StackOptions.StackOptions[K], false | undefined>)
+      const wanted = options as Stated<K>
+      const running = old[key] as P | undefined
+      if (running === undefined || !kept) return registering(make(wanted), made)
+      if (Equal.equals(former?.spec[key], spec[key])) return Effect.succeed(running)
+      const changing = change?.(running, wanted)
+      if (changing === undefined) return registering(make(wanted), made)
+      changes.push(changing)
+      // One that is thrown away, to see whether its constructor refuses.
+      return Effect.as(Effect.provideService(make(wanted), Policy.CurrentRegistry, undefined), running)
     }
 
-    const budgetOf = (of: Read["retry"]) => (of === undefined || of === false ? undefined : of.budget)
-    const budget = stated.retry === undefined || stated.retry === false
-      ? stated.hedge === undefined ? undefined : yield* StackOptions.budgetOf(name, {})
-      : old.budget !== undefined && Equal.equals(budgetOf(former?.spec.retry), budgetOf(spec.retry))
-      ? old.budget
-      : yield* StackOptions.budgetOf(name, stated.retry)
-    // What holds a budget is made anew with another one.
-    const keepsBudget = budget === old.budget
+    const wanted = budgetOf(spec)
+    const keepsBudget = former !== undefined && Equal.equals(budgetOf(former.spec), wanted)
+    const budget = keepsBudget ? old.budget : yield* registering(StackOptions.budgetOf(name, { budget: wanted }), made)
     const slots: Slots = {
       budget,
-      retry: yield* slot("retry", (options) => StackOptions.retry(name, options, budget)),
-      hedge: keepsBudget || stated.hedge === undefined
-        ? yield* slot("hedge", (options) => StackOptions.hedge(name, options, budget))
-        : yield* StackOptions.hedge(name, stated.hedge, budget),
-      rateLimiter: yield* slot("rateLimiter", (options) => StackOptions.simple.rateLimiter(name, options)),
+      // What holds a budget is made anew with another one.
+      retry: yield* slot("retry", (options) => StackOptions.retry(name, options, budget), undefined, keepsBudget),
+      hedge: yield* slot("hedge", (options) => StackOptions.hedge(name, options, budget), undefined, keepsBudget),
+      rateLimiter: yield* slot(
+        "rateLimiter",
+        (options) => StackOptions.simple.rateLimiter(name, options),
+        (running, { limit, window = "1 second" }) =>
+          sameButRate(former?.spec.rateLimiter, spec.rateLimiter) ? running.changeLimit(limit, window) : undefined
+      ),
       adaptiveThrottle: yield* slot(
         "adaptiveThrottle",
         (options) => StackOptions.simple.adaptiveThrottle(name, options)
       ),
-      circuitBreaker: yield* slot("circuitBreaker", (options) => breaker(name, options, old.circuitBreaker)),
-      bulkhead: yield* slot("bulkhead", (options) =>
-        old.bulkhead === undefined
-          ? StackOptions.simple.bulkhead(name, options)
-          : Effect.as(old.bulkhead.resize(options.limit, options), old.bulkhead)),
+      circuitBreaker: yield* slot(
+        "circuitBreaker",
+        (options) => StackOptions.circuitBreaker(name, options),
+        (running, options) => running.reconfigure(StackOptions.breakerOptions(options))
+      ),
+      bulkhead: yield* slot(
+        "bulkhead",
+        (options) => StackOptions.simple.bulkhead(name, options),
+        (running, { limit, maxQueue = 0, maxWait = "10 seconds" }) => running.resize(limit, { maxQueue, maxWait })
+      ),
       adaptiveLimiter: yield* slot("adaptiveLimiter", (options) => StackOptions.simple.adaptiveLimiter(name, options)),
       timeout: yield* slot("timeout", (options) => StackOptions.simple.timeout(name, options))
     }
     const stack = Policy.stack(slots)
     const { deadline, idempotent } = spec
-    return Policy.make<StackError, never, "stack", Pick<Compiled, "spec" | "slots">>(
+    const compiled = Policy.make<StackError, never, "stack", Pick<Compiled, "spec" | "slots">>(
       {
         name,
         kind: "stack",
@@ -254,19 +393,21 @@ const assemble = (
       },
       { spec, slots }
     )
-  }))
-
-/** A breaker that goes on where the former one stood: open stays open, and what its window knows counts. */
-const breaker = (
-  name: string,
-  options: StackOptions.CircuitBreakerSlot,
-  former: CircuitBreaker.CircuitBreaker | undefined
-): Effect.Effect<CircuitBreaker.CircuitBreaker> =>
-  Effect.gen(function*() {
-    const made = yield* StackOptions.circuitBreaker(name, options)
-    if (former !== undefined) yield* made.restore(yield* former.snapshot)
-    return made
+    const gone = Object.entries(old).filter(([slot, policy]) => policy !== slots[slot as keyof Slots])
+    const takeOver = Effect.gen(function*() {
+      for (const change of changes) yield* change
+      for (const [, policy] of gone) if (policy !== undefined) registrations.get(policy)?.()
+    })
+    return { compiled, takeOver }
   })
+  const forget = Effect.sync(() => {
+    for (const remove of made) remove()
+  })
+  return Effect.tapError(asSpecError(assembling), () => forget)
+}
+
+const sameButRate = (a: Read["rateLimiter"], b: Read["rateLimiter"]): boolean =>
+  Equal.equals({ ...a, limit: 0, window: 0 }, { ...b, limit: 0, window: 0 })
 
 // Running ------------------------------------------------------------------------------------------
 
@@ -276,9 +417,14 @@ export interface Running extends Policy.OfKind<"stack", StackError> {
   readonly current: Effect.Effect<Compiled>
   /**
    * Takes a new spec: the next call goes by it, calls in flight end by the old
-   * one. A slot that says the same keeps its policy, a changed breaker goes on
-   * in its state, a changed bulkhead is resized. A spec that cannot be compiled
-   * fails with a `SpecError` and changes nothing; either way there is an event.
+   * one.
+   *
+   * A slot that says the same keeps its policy and the budget its tokens. A
+   * changed breaker goes on in its state, operators included; a changed bulkhead
+   * is resized; a rate limiter that differs in `limit` or `window` goes on at
+   * that rate. Everything else that changed begins anew. The name stays that of
+   * the first spec. A spec that cannot be compiled fails with a `SpecError` and
+   * changes nothing; either way there is an event.
    */
   readonly reload: (document: unknown) => Effect.Effect<void, SpecError>
 }
@@ -287,6 +433,7 @@ export interface Running extends Policy.OfKind<"stack", StackError> {
 export const make = (document: PolicySpec, bindings: Bindings = {}): Effect.Effect<Running, SpecError> =>
   Effect.map(compile(document, bindings), (first) => {
     let current = first
+    const oneAtATime = Semaphore.makeUnsafe(1)
     const told = (accepted: boolean, why: string) =>
       Effect.withFiber((fiber) => {
         CallEvent.receiverOf(fiber)?.event({
@@ -302,13 +449,16 @@ export const make = (document: PolicySpec, bindings: Bindings = {}): Effect.Effe
       Effect.flatMap(read(document), (spec) => assemble(spec, bindings, current)).pipe(
         Effect.matchEffect({
           onFailure: (error) => Effect.andThen(told(false, error.message), Effect.fail(error)),
-          onSuccess: (next) =>
+          onSuccess: ({ compiled, takeOver }) =>
             Effect.suspend(() => {
-              const changed = difference(current.spec, next.spec)
-              current = next
-              return told(true, changed)
+              const changed = difference(current.spec, compiled.spec)
+              current = compiled
+              return Effect.andThen(takeOver, told(true, changed))
             })
-        })
+        }),
+        // Two at a time would both take over from the same one.
+        Semaphore.withPermit(oneAtATime),
+        Effect.uninterruptible
       )
     return Policy.make<StackError, never, "stack", Pick<Running, "current" | "reload">>(
       {
@@ -333,11 +483,13 @@ export const difference = (from: Read, to: Read): string => {
       }
     } else if (a === undefined) lines.push(`${path} added`)
     else if (b === undefined) lines.push(`${path} removed`)
-    else lines.push(`${path} ${String(a)} -> ${String(b)}`)
+    else lines.push(`${path} ${show(a)} -> ${show(b)}`)
   }
   walk("", encode(from), encode(to))
   return lines.join(", ") || "nothing changed"
 }
+
+const show = (value: unknown): string => (isObject(value) ? JSON.stringify(value) : String(value))
 
 const isObject = (value: unknown): value is Readonly<Record<string, unknown>> =>
   typeof value === "object" && value !== null && !Array.isArray(value)

@@ -103,8 +103,14 @@ export const hedge = (
   budget: RetryBudget.RetryBudget | undefined
 ): Effect.Effect<Hedge.Hedge> => Hedge.make({ ...slot, budget, name })
 
+/** A breaker's options, its backoff made a Schedule. Throws a `RangeError` on what a backoff's constructor refuses. */
+export const breakerOptions = (slot: CircuitBreakerSlot): CircuitBreaker.CircuitBreakerOptions => ({
+  ...slot,
+  openFor: scheduleOf(slot.openFor)
+})
+
 export const circuitBreaker = (name: string, slot: CircuitBreakerSlot): Effect.Effect<CircuitBreaker.CircuitBreaker> =>
-  Effect.suspend(() => CircuitBreaker.make({ ...slot, openFor: scheduleOf(slot.openFor), name }))
+  Effect.suspend(() => CircuitBreaker.make({ ...breakerOptions(slot), name }))
 
 /** The slots that are made from their options alone. */
 export const simple = {

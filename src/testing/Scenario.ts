@@ -15,6 +15,8 @@
  * // result.calls.map((call) => call.result) is ["failed", "failed", "CircuitOpen", "ok"]
  * ```
  *
+ * A script is data too: it may come from JSON or YAML as it stands.
+ *
  * The policy is the real one, compiled from its spec; only the clock, the dice
  * and the dependency are the script's. The same spec, script and seed give the
  * same result, to the byte.
@@ -24,7 +26,9 @@ import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Fiber from "effect/Fiber"
+import * as Option from "effect/Option"
 import * as Random from "effect/Random"
+import * as Schema from "effect/Schema"
 import * as Scope from "effect/Scope"
 import * as TestClock from "effect/testing/TestClock"
 import * as CallContext from "../contract/CallContext.ts"
@@ -35,6 +39,9 @@ import * as Options from "../contract/Options.ts"
 import * as Outcome from "../contract/Outcome.ts"
 import * as Timer from "../contract/Timer.ts"
 import * as PolicySpec from "../policy/PolicySpec.ts"
+
+/** A duration as a spec writes it (`"250ms"`, `"2 s"`), or any of Effect's; a number is milliseconds. */
+export type Time = Duration.Input | string
 
 /**
  * What the dependency does with one attempt: answers, fails (the endpoint's
@@ -48,9 +55,9 @@ export type Behaviour = "succeed" | "fail" | "ignore" | "reject" | "die" | "hang
 export interface Answer {
   readonly does: Behaviour
   /** How long it takes. Default 0. */
-  readonly after?: Duration.Input | undefined
+  readonly after?: Time | undefined
   /** How long the dependency asks to be left alone. Only for `fail`. */
-  readonly retryAfter?: Duration.Input | undefined
+  readonly retryAfter?: Time | undefined
   /** Whether a `fail` provably never reached the handler. Default `"maybe"`. */
   readonly sent?: CallError.Sent | undefined
 }
@@ -58,21 +65,21 @@ export interface Answer {
 /** What happens at an instant. */
 export type Step =
   | {
-    readonly at: Duration.Input
+    readonly at: Time
     /** One behaviour for all attempts, or one for each; the last one stands for those that follow. */
     readonly call: Behaviour | Answer | ReadonlyArray<Behaviour | Answer>
     /** How many such calls are made at this instant. Default 1. */
     readonly times?: number | undefined
     readonly context?: Partial<CallContext.CallContext> | undefined
     /** Interrupts the call this long after it was made, if it is still there. */
-    readonly interruptAfter?: Duration.Input | undefined
+    readonly interruptAfter?: Time | undefined
   }
   /** The circuit breaker is forced: `isolate` until `release`. */
   | {
-    readonly at: Duration.Input
+    readonly at: Time
     readonly circuit: "isolate" | "release" | "forceOpen" | "disable" | "metricsOnly" | "normal"
   }
-  | { readonly at: Duration.Input; readonly reload: unknown }
+  | { readonly at: Time; readonly reload: unknown }
 
 /** What became of one call. Times are virtual milliseconds. */
 export interface Call {
@@ -103,7 +110,7 @@ export interface ScenarioOptions {
   /** Names the dice. Default `"scenario"`. */
   readonly seed?: string | undefined
   /** When to stop looking. Default an hour after the last step. */
-  readonly until?: Duration.Input | undefined
+  readonly until?: Time | undefined
   readonly bindings?: PolicySpec.Bindings | undefined
 }
 
@@ -116,12 +123,71 @@ class Refused {
   }
 }
 
-const answerOf = (given: Behaviour | Answer): Answer => (typeof given === "string" ? { does: given } : given)
+const where = "Scenario.run"
 
-const millis = (input: Duration.Input): number => Duration.toMillis(Duration.fromInputUnsafe(input))
+const written = Schema.decodeUnknownOption(PolicySpec.PeriodOrZero)
+
+/** A time of the script in milliseconds. Throws on one that is negative, infinite or none. */
+const millis = (field: string, time: Time): number =>
+  Option.match(written(time), {
+    onSome: Duration.toMillis,
+    onNone: () => Options.millis(where, field, time as Duration.Input, true)
+  })
+
+/** A step that makes calls, read. */
+interface Calls {
+  readonly at: number
+  readonly answers: ReadonlyArray<Answer>
+  readonly times: number
+  readonly context: Partial<CallContext.CallContext> | undefined
+  readonly interruptAfterMillis: number | undefined
+}
+type Switches = keyof typeof modes | "isolate" | "release"
+type Instruction = Calls | { readonly at: number; readonly circuit: Switches } | {
+  readonly at: number
+  readonly reload: unknown
+}
+
+const behaviours: ReadonlyArray<Behaviour> = ["succeed", "fail", "ignore", "reject", "die", "hang"]
+const modes = { forceOpen: "open", disable: "disabled", metricsOnly: "metricsOnly", normal: "none" } as const
+const switches: ReadonlyArray<Switches> = ["isolate", "release", "forceOpen", "disable", "metricsOnly", "normal"]
+
+const answerOf = (given: Behaviour | Answer): Answer => {
+  const answer = typeof given === "string" ? { does: given } : given
+  Options.check(behaviours.includes(answer.does), where, "call", `one of ${behaviours.join(", ")}`, answer.does)
+  return answer
+}
+
+/** Reads a script, which may have been data: its mistakes show before anything runs. */
+const read = (script: ReadonlyArray<Step>): ReadonlyArray<Instruction> => {
+  let latest = 0
+  return script.map((step): Instruction => {
+    const at = millis("at", step.at)
+    Options.check(at >= latest, where, "at", `in order, at least ${latest}`, at)
+    latest = at
+    if ("call" in step) {
+      const given = Array.isArray(step.call) ? step.call : [step.call as Behaviour | Answer]
+      Options.check(given.length > 0, where, "call", "at least one answer", "none")
+      const { interruptAfter } = step
+      return {
+        at,
+        answers: given.map(answerOf),
+        times: Options.integer(where, "times", step.times ?? 1, 1),
+        context: step.context,
+        interruptAfterMillis: interruptAfter === undefined ? undefined : millis("interruptAfter", interruptAfter)
+      }
+    }
+    if ("circuit" in step) {
+      Options.check(switches.includes(step.circuit), where, "circuit", `one of ${switches.join(", ")}`, step.circuit)
+      return { at, circuit: step.circuit }
+    }
+    Options.check("reload" in step, where, "step", "a call, a circuit or a reload", JSON.stringify(step))
+    return { at, reload: step.reload }
+  })
+}
 
 const answer = (given: Answer): Effect.Effect<string, unknown> => {
-  const after = given.after === undefined ? 0 : millis(given.after)
+  const after = given.after === undefined ? 0 : millis("after", given.after)
   const then: Effect.Effect<string, unknown> = (() => {
     switch (given.does) {
       case "succeed":
@@ -131,7 +197,7 @@ const answer = (given: Answer): Effect.Effect<string, unknown> => {
           new Refused({
             endpoint: "failure",
             retry: given.sent === "no" ? "safe" : "ifIdempotent",
-            retryAfterMillis: given.retryAfter === undefined ? undefined : millis(given.retryAfter)
+            retryAfterMillis: given.retryAfter === undefined ? undefined : millis("retryAfter", given.retryAfter)
           })
         )
       case "ignore":
@@ -159,7 +225,7 @@ const resultOf = (exit: Exit.Exit<unknown, unknown>): Pick<Call, "result" | "mes
     : { result: "failed", message: undefined }
 }
 
-/** Runs a script against a policy. Fails when the spec cannot be compiled; dies on a script out of order. */
+/** Runs a script against a policy. Fails when the spec cannot be compiled; dies with a `RangeError` on a script that makes no sense. */
 export const run = (
   spec: PolicySpec.PolicySpec,
   script: ReadonlyArray<Step>,
@@ -168,63 +234,62 @@ export const run = (
   const events: Array<CallEvent.CallEvent> = []
   const receiver: CallEvent.Receiver = { event: (event) => void events.push(event) }
   return Effect.gen(function*() {
+    const steps = read(script)
     const policy = yield* PolicySpec.make(spec, options.bindings)
     const clock = yield* Effect.clockWith(Effect.succeed)
     const now = Effect.sync(() => Timer.nowOf(clock))
     const calls: Array<{ call: Call; readonly fiber: Fiber.Fiber<unknown, unknown> }> = []
     const isolations: Array<Scope.Closeable> = []
 
-    const make = Effect.fnUntraced(function*(step: Extract<Step, { readonly call: unknown }>) {
-      const answers = Array.isArray(step.call) ? step.call : [step.call as Behaviour | Answer]
+    const make = Effect.fnUntraced(function*({ answers, context, interruptAfterMillis }: Calls) {
       const at = yield* now
       const sends: Array<number> = []
       const attempt = Effect.suspend(() => {
         sends.push(Timer.nowOf(clock))
-        return answer(answerOf(answers[Math.min(sends.length, answers.length) - 1]!))
+        return answer(answers[Math.min(sends.length, answers.length) - 1]!)
       })
-      const guarded = policy.run(attempt).pipe(CallContext.annotate({ classify, ...step.context }))
+      const guarded = policy.run(attempt).pipe(CallContext.annotate({ classify, ...context }))
       const fiber = yield* Effect.forkDetach(guarded, { startImmediately: true })
       const entry = { call: { at, endedAt: Infinity, result: "pending", sends, message: undefined } as Call, fiber }
       calls.push(entry)
       fiber.addObserver((exit) => {
         entry.call = { at, endedAt: Timer.nowOf(clock), sends, ...resultOf(exit) }
       })
-      if (step.interruptAfter !== undefined) {
+      if (interruptAfterMillis !== undefined) {
         yield* Effect.forkDetach(
-          Effect.andThen(Effect.sleep(step.interruptAfter), Effect.sync(() => fiber.interruptUnsafe())),
+          Effect.andThen(Effect.sleep(interruptAfterMillis), Effect.sync(() => fiber.interruptUnsafe())),
           { startImmediately: true }
         )
       }
     })
 
-    const force = Effect.fnUntraced(function*(what: Extract<Step, { readonly circuit: unknown }>["circuit"]) {
+    const force = Effect.fnUntraced(function*(what: Switches) {
       const { circuitBreaker } = (yield* policy.current).slots
       if (circuitBreaker === undefined) {
-        throw Options.invalid("Scenario.run", "circuit", "used with a spec that has a circuitBreaker", what)
+        throw Options.invalid(where, "circuit", "used with a spec that has a circuitBreaker", what)
       }
       if (what === "isolate") {
         const scope = yield* Scope.make()
         isolations.push(scope)
         return yield* Scope.provide(circuitBreaker.isolate, scope)
       }
-      if (what === "release") {
-        const scope = isolations.pop()
-        return scope === undefined ? undefined : yield* Scope.close(scope, Exit.void)
-      }
-      const mode = { forceOpen: "open", disable: "disabled", metricsOnly: "metricsOnly", normal: "none" } as const
-      return yield* circuitBreaker.force(mode[what])
+      if (what !== "release") return yield* circuitBreaker.force(modes[what])
+      const scope = isolations.pop()
+      if (scope === undefined) throw Options.invalid(where, "circuit", "isolated before it is released", what)
+      return yield* Scope.close(scope, Exit.void)
     })
 
-    for (const step of script) {
-      const at = millis(step.at)
+    for (const step of steps) {
       const elapsed = yield* now
-      Options.check(at >= elapsed, "Scenario.run", "at", `in order, at least ${elapsed}`, at)
-      if (at > elapsed) yield* TestClock.adjust(at - elapsed)
-      if ("call" in step) { for (let i = 0; i < (step.times ?? 1); i++) yield* make(step) }
+      if (step.at > elapsed) yield* TestClock.adjust(step.at - elapsed)
+      if ("answers" in step) { for (let i = 0; i < step.times; i++) yield* make(step) }
       else if ("circuit" in step) yield* force(step.circuit)
       else yield* Effect.ignore(policy.reload(step.reload))
     }
-    yield* TestClock.adjust(options.until === undefined ? "1 hour" : Math.max(0, millis(options.until) - (yield* now)))
+    const last = yield* now
+    const end = options.until === undefined ? last + 3_600_000 : millis("until", options.until)
+    Options.check(end >= last, where, "until", `at least ${last}, the last step's time`, end)
+    yield* TestClock.adjust(end - last)
 
     const { circuitBreaker } = (yield* policy.current).slots
     const circuit = circuitBreaker === undefined ? undefined : (yield* circuitBreaker.state)._tag

@@ -48,7 +48,7 @@ const durationAtLeast = (zero: boolean) =>
         return fits ? Effect.succeed(Duration.millis(millis)) : Effect.fail(
           new SchemaIssue.InvalidValue({
             message: `expected a ${zero ? "" : "positive "}finite duration such as "250ms", "2 s" or "1 minute", got ${
-              JSON.stringify(text)
+              typeof text === "string" ? JSON.stringify(text) : String(text)
             }`
           })
         )
@@ -60,7 +60,7 @@ const durationAtLeast = (zero: boolean) =>
 /** `"250ms"`, `"2 s"`, `"1 minute"`, or a number of milliseconds: positive and finite. */
 export const Period = durationAtLeast(false)
 /** The same, zero included. */
-const PeriodOrZero = durationAtLeast(true)
+export const PeriodOrZero = durationAtLeast(true)
 
 const key = Schema.optionalKey
 const positiveInt = Schema.Int.check(Schema.isGreaterThanOrEqualTo(1))
@@ -80,7 +80,19 @@ export const Backoff = Schema.Struct({
   factor: key(positive),
   jitter: key(Schema.Literals(["none", "full", "equal", "proportional", "decorrelated"])),
   ratio: key(ratio)
-})
+}).check(Schema.makeFilter(({ factor, jitter, kind, ratio }) => {
+  // What would be read and then ignored is a mistake.
+  if (factor !== undefined && kind !== "exponential") {
+    return { path: ["factor"], issue: `only for exponential, not ${kind}` }
+  }
+  if (jitter !== undefined && kind === "decorrelated") {
+    return { path: ["jitter"], issue: "not for decorrelated, which is jitter itself" }
+  }
+  if (ratio !== undefined && jitter !== "proportional") {
+    return { path: ["ratio"], issue: "only for the jitter proportional" }
+  }
+  return undefined
+}))
 
 const RetrySpec = Schema.Struct({
   attempts: key(positiveInt),
