@@ -71,7 +71,7 @@ export interface Retry<out R = never> extends Policy.OfKind<"retry", RetryError,
   /**
    * The same policy, whose loop also starts hedges.
    *
-   * Throws a `RangeError` when the hedge brings a budget other than this one's.
+   * Throws a `RangeError` when the hedge brings a budget other than this one's, or when `attempts` leaves no room for it.
    */
   hedged(hedge: Policy.OfKind<"hedge"> & Hedging): Retry<R>
 }
@@ -146,7 +146,8 @@ const defaultBackoff = Backoff.decorrelated({ base: 100, cap: "10 seconds" })
 /**
  * Creates a retry policy.
  *
- * Dies with a `RangeError` when a field is out of its range, or when `hedge` brings a budget other than `budget`.
+ * Dies with a `RangeError` when a field is out of its range, or when `hedge` brings a budget other than `budget` or finds
+ * no attempt left for it.
  */
 export const make: {
   // Without services first: a slot that takes any policy would otherwise make `R` anything.
@@ -173,6 +174,7 @@ export const make: {
   })
 
 const withHedge = <R>(where: string, plan: Plan<R>, hedge: Hedging): Plan<R> => {
+  Options.check(plan.attempts > 1, where, "attempts", ">= 2, for a hedge is one of them", plan.attempts)
   Options.check(
     plan.budget === undefined || hedge.budget === undefined || plan.budget === hedge.budget,
     where,
