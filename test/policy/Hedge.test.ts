@@ -1,5 +1,5 @@
 import { assert, describe, it } from "@effect/vitest"
-import { Cause, Clock, Deferred, Effect, Exit, Fiber, Scheduler } from "effect"
+import { Cause, Clock, Deferred, Effect, Exit, Fiber, Scheduler, Schema } from "effect"
 import { TestClock } from "effect/testing"
 import * as CallContext from "../../src/contract/CallContext.ts"
 import * as CallError from "../../src/contract/CallError.ts"
@@ -779,6 +779,62 @@ describe("Hedge", () => {
         assert.closeTo((yield* budget.snapshot).balance, 1, 1e-9)
       }))
   })
+
+  it.effect.prop(
+    "whatever happens, no more is sent than allowed, each send but the first is paid for, and nothing stays behind",
+    {
+      plan: Schema.Struct({
+        attempts: Schema.Literals([2, 3, 5]),
+        hedges: Schema.Literals([1, 2]),
+        tokens: Schema.Literals([0, 1, 9]),
+        deadline: Schema.Literals([25, 1e9]),
+        interruptAt: Schema.Literals([0, 15, 1000])
+      }),
+      script: Schema.NonEmptyArray(Schema.Struct({
+        millis: Schema.Literals([0, 5, 10, 15, 30, 100]),
+        end: Schema.Literals(["ok", "down", "down", "down", "open", "fatal", "die", "bad"])
+      }))
+    },
+    ({ plan: { attempts, deadline, hedges, interruptAt, tokens }, script: ends }) =>
+      Effect.gen(function*() {
+        const budget = yield* budgetOf(tokens)
+        let [started, ended, rejected] = [0, 0, 0]
+        const ways = {
+          ok: Effect.succeed("ok"),
+          bad: Effect.succeed("bad"),
+          down: Effect.fail("down"),
+          open: Effect.suspend(() => {
+            rejected++
+            return circuitOpen
+          }),
+          fatal: CallError.fail({ _tag: "NotFound", target: "users", detail: "1", sent: "no" }),
+          die: Effect.die("broken")
+        }
+        const attempt = Effect.suspend(() => {
+          const { end, millis } = ends[Math.min(started++, ends.length - 1)]!
+          return Effect.ensuring(
+            Effect.delay<string, unknown, never>(ways[end], millis),
+            Effect.sync(() => void ended++)
+          )
+        })
+        const retry = yield* Retry.make({ attempts, backoff: none, budget, retryIf: (result) => result === "bad" })
+        const hedge = yield* Hedge.make({ delay: 10, hedges })
+        const call = idempotent(CallContext.annotate(Policy.stack({ retry, hedge }).run(attempt), { deadline }))
+        const fiber = yield* Effect.forkChild(call, { startImmediately: true })
+        yield* TestClock.adjust(interruptAt)
+        yield* Fiber.interrupt(fiber)
+        const sends = started - rejected
+        const { granted, refunded } = yield* budget.snapshot
+        assert.isAtMost(sends, attempts)
+        assert.strictEqual(ended, started)
+        // A hedge may be all that was sent, when the original was rejected.
+        assert.include([sends - 1, sends], granted - refunded)
+        assert.isAtMost(granted, tokens)
+        yield* idle
+        const exit = yield* Fiber.await(fiber)
+        if (interruptAt === 1000) assert.isFalse(Exit.hasInterrupts(exit))
+      })
+  )
 
   // CP-04
   it.effect("two hedges over a timeout of 100 ms: three attempts, three timeouts, a timeout", () =>
