@@ -122,7 +122,7 @@ const stack = Effect.gen(function*() {
   report("requests in flight at the server", 0, server.stats().inFlight, 0, "")
   // One timer may live: the session's next question for a sign of life.
   report("live timers", 0, Timer.size(clock), 1, "")
-}).pipe(Effect.scoped, Effect.provide(handlers), Effect.provide(Tcp.layer()))
+}).pipe(Effect.scoped, Effect.provide([handlers, Tcp.layer()]))
 
 const keyed = Effect.gen(function*() {
   const breaker = yield* CircuitBreaker.keyed({ maxKeys: 10_000, consecutiveFailures: 3 })
