@@ -2,9 +2,10 @@
 import * as Command from "effect/cli/Command"
 import { call } from "./call.ts"
 import { demo } from "./demo.ts"
+import { lint } from "./lint.ts"
 import { serve } from "./serve.ts"
 
 export const holdfast = Command.make("holdfast").pipe(
   Command.withDescription("Remote calls that hold."),
-  Command.withSubcommands([call, serve, demo])
+  Command.withSubcommands([call, serve, lint, demo])
 )

@@ -328,7 +328,7 @@ const examples: Readonly<Record<string, ReadonlyArray<Example>>> = {
 
 describe("Lint", () => {
   for (const [rule, cases] of Object.entries(examples)) {
-    describe(rule, () => {
+    describe(`rule ${rule}`, () => {
       for (const { bindings, finding, fixed, spec } of cases) {
         it.effect(finding, () =>
           Effect.gen(function*() {
