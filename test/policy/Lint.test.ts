@@ -54,6 +54,13 @@ const examples: Readonly<Record<string, ReadonlyArray<Example>>> = {
       fixed: { deadline: "2.5 s", timeout: "1 s", retry: { attempts: 2, backoff: constant } }
     },
     {
+      // A write's timeout is not retried.
+      spec: { deadline: "3 s", timeout: "2 s", retry: { attempts: 2, backoff: constant } },
+      finding: "warning L1 retry.attempts: 2 attempts × 2 s + 500 ms backoff = 4.5 s > deadline 3 s: " +
+        "when attempts time out, the last one is cut short",
+      fixed: { idempotent: false, deadline: "3 s", timeout: "2 s", retry: { attempts: 2, backoff: constant } }
+    },
+    {
       spec: { deadline: "10 s", timeout: "2 s", retry: { attempts: 6, backoff: constant } },
       finding: "warning L1 retry.attempts: 6 attempts × 2 s + 2.5 s backoff = 14.5 s > deadline 10 s: " +
         "when attempts time out, attempts 5 to 6 can never run",
