@@ -190,6 +190,29 @@ describe("ClientSession", () => {
       assert.deepStrictEqual([session.inFlight, session.pendingIds], [0, 0])
     }))
 
+  it.effect("what arrived while this process stood still is read before a peer is given up", () =>
+    Effect.gen(function*() {
+      const { call, pipe, session } = yield* clientOf()
+      session.onData(Buffer.concat([helloFrame(), responseFrame(0).subarray(0, 5)]))
+      const fiber = yield* fork(call("x".repeat(300_000)))
+      pipe.keepsUp = false
+      pipe.turn()
+      // The time of a ping, of half a frame and of what was not read is up, all at once.
+      yield* TestClock.adjust("1 minute")
+      assert.strictEqual(session.status, "open")
+      // The turn of the event loop goes on to the reads: there they are.
+      session.onData(responseFrame(0, "late").subarray(5))
+      session.onDrain()
+      pipe.turn()
+      assert.strictEqual(session.status, "open")
+      assert.strictEqual(textOf(yield* Fiber.join(fiber)), "late")
+      // Nothing comes after the next: that is the end.
+      yield* TestClock.adjust("1 minute")
+      pipe.turn()
+      assert.strictEqual(session.status, "closed")
+      assert.strictEqual(yield* timers, 0)
+    }))
+
   it.effect("a body of many pieces is handed over as the peer reads, in order", () =>
     Effect.gen(function*() {
       const { call, pipe, session } = yield* clientOf()
