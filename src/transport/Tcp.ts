@@ -24,7 +24,10 @@ import type { Pipe } from "./internal/outbox.ts"
 import { type ConnectError, connectFailed, Transport } from "./Transport.ts"
 
 export interface TcpOptions {
-  /** Time to open a connection. Default 2 seconds: a SYN lost once is repeated after one. */
+  /**
+   * Time to open a connection. Default 1.5 seconds: a SYN lost once is repeated after one, and with the wait for a
+   * greeting it ends before the default timeout of an attempt, which could not say that nothing was sent.
+   */
   readonly connectTimeout?: Duration.Input | undefined
   /** Largest payload accepted, in bytes, `>= 1024`. Default 4 MiB. */
   readonly maxPayloadBytes?: number | undefined
@@ -204,7 +207,7 @@ const orNothing = <A, E, R>(self: Effect.Effect<A, E, R | Scope.Scope>): Effect.
 export const make = (options: TcpOptions = {}): Effect.Effect<Transport["Service"]> =>
   Effect.sync(() => {
     const limits = limitsOf(options)
-    const connectMillis = Options.millis("Tcp.layer", "connectTimeout", options.connectTimeout ?? "2 seconds")
+    const connectMillis = Options.millis("Tcp.layer", "connectTimeout", options.connectTimeout ?? "1500 millis")
     const agent = options.agent ?? "holdfast"
 
     const connect: Transport["Service"]["connect"] = (address) =>
