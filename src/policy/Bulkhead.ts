@@ -118,7 +118,7 @@ const run = <A, E, R>(
     // does both, and allocates nothing.
     if (isImmediate && permits.take()) {
       state.admitted++
-      return evaluate(holding, fiber)
+      return evaluate(holding, self, fiber)
     }
     return permits.maxQueue === 0 && permits.available === 0
       ? state.reject(fiber, fiber.getRef(CallContext.Current))
