@@ -396,7 +396,6 @@ const check = (
     name,
     retryAfter,
     classify,
-    timed: window.by === "time",
     measured: slowMillis < Infinity,
     consecutiveFailures: streak === undefined
       ? Infinity

@@ -68,15 +68,34 @@ describe("Window by calls", () => {
       )
   )
 
-  it("does not ask when a success ended", () => {
+  it("does not ask when a success ended unless something may age", () => {
     const window = Window.make({ by: "calls", size: 4, maxAgeMillis: 10 })
-    window.add(true, false, 100)
-    window.add(false, false, 0)
     window.add(false, false, Number.NaN)
-    window.expire(109)
+    assert.isFalse(window.timed)
+    window.add(true, false, 100)
+    assert.isTrue(window.timed)
+    window.add(false, false, 109)
     assert.deepStrictEqual(totals(window), [3, 1, 0])
-    window.expire(110)
+    window.add(false, false, 110)
     assert.deepStrictEqual(totals(window), [2, 0, 0])
+    assert.isFalse(window.timed)
+    const ageless = Window.make({ by: "calls", size: 4, maxAgeMillis: Infinity })
+    ageless.add(true, true, 100)
+    assert.isFalse(ageless.timed)
+  })
+
+  it.prop("is the same whether or not anybody looked", { calls: Calls, size: int(1, 7), age: int(1, 12) }, (input) => {
+    const { age, calls, size } = input
+    const [seen, unseen] = [0, 1].map(() => Window.make({ by: "calls", size, maxAgeMillis: age }))
+    let now = 0
+    for (const { bits, gap } of calls) {
+      now += gap
+      for (const window of [seen!, unseen!]) {
+        window.add((bits & 1) !== 0, (bits & 2) !== 0, window.timed || bits > 0 ? now : 0)
+      }
+      assert.deepStrictEqual(totals(unseen!), totals(seen!))
+      seen!.expire(now)
+    }
   })
 })
 

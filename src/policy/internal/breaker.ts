@@ -33,8 +33,6 @@ export interface Config extends Circuit.Options {
   readonly name: string
   readonly retryAfter: boolean
   readonly classify: Classify | undefined
-  /** Whether a success needs the time it ended. */
-  readonly timed: boolean
   /** Whether a call needs the time it started. */
   readonly measured: boolean
 }
@@ -203,11 +201,12 @@ export class Breaker {
     const { config } = this
     if (exit._tag === "Success" && config.classify === undefined) {
       if (this.circuit !== circuit) this.late++
-      else if (Circuit.count(circuit, false, false, config.timed ? Timer.now(Fiber.getCurrent()!) : 0, config)) {
-        const fiber = Fiber.getCurrent()!
-        const now = Timer.now(fiber)
-        const why = Circuit.condition(circuit, now, config)
-        if (why !== undefined) this.move(Circuit.open(circuit, why, 0, now, config), now, fiber)
+      else {
+        const why = Circuit.count(circuit, false, false, circuit.window.timed ? nowOfCurrent() : 0, config)
+        if (why !== undefined) {
+          const now = nowOfCurrent()
+          this.move(Circuit.open(circuit, why, 0, now, config), now, Fiber.getCurrent()!)
+        }
       }
       return
     }
@@ -351,6 +350,8 @@ export class Breaker {
 }
 
 const tagOf = { open: "ForcedOpen", disabled: "Disabled", metricsOnly: "MetricsOnly" } as const
+
+const nowOfCurrent = (): number => Timer.now(Fiber.getCurrent()!)
 
 const draw = (fiber: Fiber.Fiber<unknown, unknown>): number => fiber.getRef(Random.Random).nextDoubleUnsafe()
 

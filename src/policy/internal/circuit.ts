@@ -401,11 +401,10 @@ export const retryAfter = (circuit: Circuit, now: number, options: Options): num
 }
 
 /**
- * Counts a call in place, and says whether a condition may hold: then ask
- * `condition`.
+ * Counts a call in place, and says which condition holds with it, in words.
  *
- * For a success that was not slow, a caller whose window is by calls may pass any
- * `now`, to save reading the clock.
+ * Where the window is not `timed`, `now` may be anything for a success that was
+ * not slow.
  */
 export const count = (
   circuit: Closed | Recovering | MetricsOnly,
@@ -413,35 +412,20 @@ export const count = (
   slow: boolean,
   now: number,
   options: Options
-): boolean => {
+): string | undefined => {
   const { window } = circuit
   window.add(failed, slow, now)
   if (failed) {
     const period = Math.floor((now - circuit.since) / options.resetEveryMillis)
     circuit.streak = period === circuit.period ? circuit.streak + 1 : 1
     circuit.period = period
+    if (circuit.streak >= options.consecutiveFailures) return `${circuit.streak} failures in a row`
   } else circuit.streak = 0
-  return circuit.streak >= options.consecutiveFailures || (window.calls >= options.minimumCalls &&
-    (window.failures / window.calls >= options.failureRatio || window.slow / window.calls >= options.slowRatio))
-}
-
-/** The condition that holds at `now`, in words. */
-export const condition = ({ streak, window }: Counted, now: number, options: Options): string | undefined => {
-  if (streak >= options.consecutiveFailures) return `${streak} failures in a row`
-  window.expire(now)
-  const { calls, failures, slow } = window
+  const { calls, failures, slow: slowCalls } = window
   if (calls < options.minimumCalls) return undefined
   if (failures / calls >= options.failureRatio) return `${failures} of ${calls} calls failed`
-  return slow / calls >= options.slowRatio ? `${slow} of ${calls} calls were slow` : undefined
+  return slowCalls / calls >= options.slowRatio ? `${slowCalls} of ${calls} calls were slow` : undefined
 }
-
-const countAndTell = (
-  circuit: Closed | Recovering | MetricsOnly,
-  failed: boolean,
-  slow: boolean,
-  now: number,
-  options: Options
-): string | undefined => count(circuit, failed, slow, now, options) ? condition(circuit, now, options) : undefined
 
 /**
  * Records how an admitted call ended, in a circuit that has elapsed and for
@@ -475,11 +459,11 @@ export const record = (
       circuit.stepCalls++
       if (failed) circuit.stepFailures++
       if (slow) circuit.stepSlow++
-      const why = countAndTell(circuit, failed, slow, now, options)
+      const why = count(circuit, failed, slow, now, options)
       return why !== undefined || hint > 0 ? open(circuit, why ?? whyAsked(hint), hint, now, options) : circuit
     }
     case "MetricsOnly":
-      circuit.exceeded = countAndTell(circuit, failed, slow, now, options)
+      circuit.exceeded = count(circuit, failed, slow, now, options)
       return circuit
     default:
       return circuit
@@ -495,7 +479,7 @@ export const recordClosed = (
   now: number,
   options: Options
 ): Closed | Open => {
-  const why = countAndTell(circuit, failed, slow, now, options)
+  const why = count(circuit, failed, slow, now, options)
   if (why !== undefined) return open(circuit, why, hint, now, options)
   // One answer that says how long to stay away: that long, even where our own duration is longer.
   return hint > 0 ? openFor(circuit, askedMillis(hint, circuit.draw, options), whyAsked(hint), now) : circuit

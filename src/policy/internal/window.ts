@@ -16,9 +16,11 @@ export interface Window {
   failures: number
   slow: number
   /**
-   * Counts a call that ended at `now`. A window by calls takes no notice of when
-   * a success ended, so that a caller need not read the clock for it.
+   * Whether it matters when the next call ends, if it succeeds and is not slow:
+   * where it does not, a caller need not read the clock for it.
    */
+  readonly timed: boolean
+  /** Counts a call that ended at `now`, and forgets what is too old then. */
   add(failed: boolean, slow: boolean, now: number): void
   /** Forgets what is too old at `now`. */
   expire(now: number): void
@@ -69,6 +71,8 @@ export class CountWindow implements Window {
   private readonly maxAge: number
   /** When the calls that are not 0 ended. Made for the first of them. */
   private times: Float64Array | undefined
+  /** Before this nothing is too old. May be too early, where what it stood for has left the ring. */
+  private agesAt = Infinity
   private next = 0
 
   constructor(size: number, maxAge: number) {
@@ -76,8 +80,13 @@ export class CountWindow implements Window {
     this.maxAge = maxAge
   }
 
+  get timed(): boolean {
+    return this.agesAt < Infinity
+  }
+
   add(failed: boolean, slow: boolean, now: number): void {
     const { next, ring } = this
+    this.expire(now)
     if (this.calls === ring.length) this.drop(1)
     this.calls++
     let cell = 0
@@ -90,18 +99,25 @@ export class CountWindow implements Window {
       this.slow++
     }
     ring[next] = cell
-    if (cell !== 0) (this.times ??= new Float64Array(ring.length))[next] = now
+    if (cell !== 0) {
+      ;(this.times ??= new Float64Array(ring.length))[next] = now
+      this.agesAt = Math.min(this.agesAt, now + this.maxAge)
+    }
     this.next = next + 1 === ring.length ? 0 : next + 1
   }
 
   expire(now: number): void {
-    const { maxAge, times } = this
-    if (times === undefined || maxAge === Infinity) return
+    if (now < this.agesAt) return
     let passed = 0
+    this.agesAt = Infinity
     for (let i = 0; i < this.calls; i++) {
       const at = this.at(i)
       if (this.ring[at] === 0) continue
-      if (now - times[at]! < maxAge) break
+      const agesAt = this.times![at]! + this.maxAge
+      if (now < agesAt) {
+        this.agesAt = agesAt
+        break
+      }
       passed = i + 1
     }
     this.drop(passed)
@@ -153,6 +169,7 @@ export class TimeWindow implements Window {
   calls = 0
   failures = 0
   slow = 0
+  readonly timed = true
   private readonly width: number
   private readonly length: number
   /** `length` rows of calls, failures, slow. */
