@@ -4,6 +4,7 @@
  */
 import type * as Effect from "effect/Effect"
 import type * as Policy from "../policy/Policy.ts"
+import type { Timeout } from "../policy/Timeout.ts"
 import type { Connection } from "../transport/Connection.ts"
 
 /** The endpoint level of a stack: what stands around one attempt here. */
@@ -11,6 +12,8 @@ export interface Level {
   readonly policy: Policy.Policy<unknown>
   /** Whether it would let an attempt through at a monotonic time. Reads only. */
   readonly wouldAdmit: (nowMillis: number) => boolean
+  /** The attempt's own limit, innermost: whoever sends enforces it. */
+  readonly timeout: Timeout | undefined
 }
 
 export interface Endpoint {

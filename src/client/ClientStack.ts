@@ -19,6 +19,10 @@
  *   timeout as a failure, and a rejection by a limiter as nothing at all.
  * - The limiters are outside `Timeout`: waiting for a permit is not the
  *   endpoint's latency.
+ * - `Timeout` and the deadline need no fiber where only the session waits: the
+ *   session gives the attempt up by its own timer. A guard with a fiber stands
+ *   where somebody else's code or a queue may hold the call; the two guards cost
+ *   9.4 µs of a call's 20.
  *
  * State at the call and attempt level is per dependency, at the endpoint level
  * per endpoint. A method that states a slot of its own has its own state there
@@ -59,6 +63,8 @@ export type Reasons<O> =
 /** What stands around all attempts of a call, and around each. */
 export interface CallLevel {
   readonly call: Policy.Policy<unknown>
+  /** Whether something inside may hold the call in a queue of its own, so that its deadline needs a guard outside. */
+  readonly queues: boolean
   readonly attempt: Policy.Policy<unknown>
 }
 
@@ -91,7 +97,9 @@ export const make = (
     for (const level of levels) {
       const { retry } = level
       const states = retry !== own.retry && retry !== false && retry?.budget !== undefined
+      const { adaptiveLimiter, bulkhead, rateLimiter } = level
       calls.push({
+        queues: (adaptiveLimiter ?? bulkhead ?? rateLimiter) !== undefined,
         call: yield* callPolicy(target, level, states ? yield* StackOptions.budgetOf(target, retry) : budget),
         attempt: Policy.stack({
           rateLimiter: yield* shared(target, level.rateLimiter, StackOptions.simple.rateLimiter),
@@ -150,10 +158,10 @@ const endpointLevel = (name: string, level: Options, shared: ReturnType<typeof m
     const policy = Policy.stack({
       circuitBreaker: breaker,
       bulkhead: yield* shared(name, level.bulkhead, StackOptions.simple.bulkhead),
-      adaptiveLimiter: yield* shared(name, level.adaptiveLimiter, StackOptions.simple.adaptiveLimiter),
-      timeout: timeout === false ? undefined : yield* StackOptions.simple.timeout(name, timeout)
+      adaptiveLimiter: yield* shared(name, level.adaptiveLimiter, StackOptions.simple.adaptiveLimiter)
     })
-    return { policy, wouldAdmit: breaker?.wouldAdmit ?? always }
+    const limit = timeout === false ? undefined : yield* StackOptions.simple.timeout(name, timeout)
+    return { policy, wouldAdmit: breaker?.wouldAdmit ?? always, timeout: limit }
   })
 
 const always = (): boolean => true

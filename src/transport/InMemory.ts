@@ -12,11 +12,20 @@ import type * as Fiber from "effect/Fiber"
 import * as Layer from "effect/Layer"
 import * as CallError from "../contract/CallError.ts"
 import * as Interruption from "../contract/Interruption.ts"
+import * as Timer from "../contract/Timer.ts"
 import * as BodyCodec from "../wire/BodyCodec.ts"
 import * as Frame from "../wire/Frame.ts"
 import * as FrameCodec from "../wire/FrameCodec.ts"
 import { fit, Running, withoutAnswer } from "./internal/multiplex.ts"
-import { connectFailed, type SendError, type Serve, type Session, type Status, Transport } from "./Transport.ts"
+import {
+  connectFailed,
+  type Expiry,
+  type SendError,
+  type Serve,
+  type Session,
+  type Status,
+  Transport
+} from "./Transport.ts"
 
 /** A listener: what it serves, and the sessions it would take down with it. */
 class Server {
@@ -37,15 +46,21 @@ class Server {
 class Attempt {
   private readonly session: MemorySession
   private readonly request: Frame.Request
-  private resume: ((exit: Exit.Exit<Frame.Response, SendError>) => void) | undefined
+  private readonly expiry: Expiry<unknown> | undefined
+  private resume: ((exit: Exit.Exit<Frame.Response, unknown>) => void) | undefined
   private fiber: Fiber.Fiber<Frame.Response> | undefined
+  private timer: Timer.Timer | undefined
 
-  constructor(session: MemorySession, request: Frame.Request) {
+  constructor(session: MemorySession, request: Frame.Request, expiry: Expiry<unknown> | undefined) {
     this.session = session
     this.request = request
+    this.expiry = expiry
   }
 
-  readonly register = (resume: (exit: Exit.Exit<Frame.Response, SendError>) => void): void => {
+  readonly register = (
+    caller: Fiber.Fiber<unknown, unknown>,
+    resume: (exit: Exit.Exit<Frame.Response, unknown>) => void
+  ): void => {
     const refused = this.session.refusal(this.request)
     if (refused !== undefined) return resume(refused)
     this.resume = resume
@@ -56,22 +71,30 @@ class Attempt {
         fit(Exit.isSuccess(exit) ? exit.value : withoutAnswer(exit.cause), Frame.defaultMaxPayloadBytes)
       ))
     )
-    // It runs at once and may have closed the session that it belongs to.
-    if (this.resume === undefined) this.interrupt("shutdown")
+    // It runs at once: it may have answered, or closed the session that it belongs to.
+    if (this.resume === undefined) return this.interrupt("shutdown")
+    const { expiry } = this
+    if (expiry === undefined) return
+    this.timer = Timer.schedule(caller, expiry.atMillis, () => {
+      this.end(Exit.fail(expiry.error()))
+      this.interrupt(expiry.reason)
+    })
   }
 
-  readonly onExit = (exit: Exit.Exit<Frame.Response, SendError>): undefined => {
+  readonly onExit = (exit: Exit.Exit<Frame.Response, unknown>): undefined => {
     if (this.resume === undefined || Exit.isSuccess(exit)) return
     this.resume = undefined
+    this.timer?.cancel()
     this.session.attempts.delete(this)
     this.interrupt(Interruption.fromCause(exit.cause) ?? "caller")
     this.session.settled()
   }
 
-  end(exit: Exit.Exit<Frame.Response, SendError>): void {
+  end(exit: Exit.Exit<Frame.Response, unknown>): void {
     const { resume } = this
     if (resume === undefined) return
     this.resume = undefined
+    this.timer?.cancel()
     this.session.attempts.delete(this)
     resume(exit)
     this.session.settled()
@@ -104,10 +127,14 @@ class MemorySession implements Session {
     return this.attempts.size
   }
 
-  readonly send = (request: Frame.Request): Effect.Effect<Frame.Response, SendError> =>
-    Effect.suspend(() => {
-      const attempt = new Attempt(this, request)
-      return Effect.onExitPrimitive(Effect.callback(attempt.register), attempt.onExit)
+  readonly send = <E = never>(
+    request: Frame.Request,
+    expiry?: Expiry<E>
+  ): Effect.Effect<Frame.Response, SendError | E> =>
+    Effect.withFiber((fiber) => {
+      const attempt = new Attempt(this, request, expiry)
+      const answer = Effect.callback<Frame.Response, unknown>((resume) => attempt.register(fiber, resume))
+      return Effect.onExitPrimitive(answer as Effect.Effect<Frame.Response, SendError | E>, attempt.onExit)
     })
 
   /** Why a request does not reach a handler, if it does not; counts those that do. */

@@ -10,6 +10,7 @@ import * as Context from "effect/Context"
 import type * as Effect from "effect/Effect"
 import type * as Scope from "effect/Scope"
 import * as CallError from "../contract/CallError.ts"
+import type * as Interruption from "../contract/Interruption.ts"
 import type { BodyCodec } from "../wire/BodyCodec.ts"
 import type { Request, Response } from "../wire/Frame.ts"
 
@@ -27,6 +28,20 @@ export type ConnectError = CallError.CallError<CallError.ConnectFailed>
  */
 export type Status = "open" | "draining" | "closed"
 
+/**
+ * When a session gives an attempt up by itself, and what it then fails with.
+ *
+ * The session's own timer needs no fiber: an attempt timeout around a send costs
+ * 5 µs of a call's 20, inside it 0.3.
+ */
+export interface Expiry<out E> {
+  /** Milliseconds on the monotonic clock. */
+  readonly atMillis: number
+  /** What the peer is told. */
+  readonly reason: Interruption.Reason
+  readonly error: () => E
+}
+
 /** One connection to one peer, shared by all calls to it. */
 export interface Session {
   /** The address it was opened to. */
@@ -39,10 +54,10 @@ export interface Session {
   /** The body codec both sides prefer; JSON until the peer has said otherwise. */
   readonly codec: BodyCodec
   /**
-   * Sends one attempt and waits for its answer. Interruption cancels it at the
-   * peer and does not wait for the peer.
+   * Sends one attempt and waits for its answer, at most until it expires.
+   * Interruption and expiry cancel it at the peer and do not wait for the peer.
    */
-  readonly send: (request: Request) => Effect.Effect<Response, SendError>
+  readonly send: <E = never>(request: Request, expiry?: Expiry<E>) => Effect.Effect<Response, SendError | E>
   /** Takes no new requests, waits until all in flight are answered, and closes. */
   readonly drain: Effect.Effect<void>
   /** Tells every change of `status` and of `greeted`; returns what stops it. Called outside any fiber; must not throw. */

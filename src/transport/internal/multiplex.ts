@@ -21,7 +21,7 @@ import * as Timer from "../../contract/Timer.ts"
 import * as BodyCodec from "../../wire/BodyCodec.ts"
 import * as Frame from "../../wire/Frame.ts"
 import * as FrameCodec from "../../wire/FrameCodec.ts"
-import type { SendError, Serve, Session, Status } from "../Transport.ts"
+import type { Expiry, SendError, Serve, Session, Status } from "../Transport.ts"
 import { Fifo } from "./fifo.ts"
 import { Outbox, type Pipe } from "./outbox.ts"
 
@@ -123,30 +123,43 @@ class Watch {
 class Pending {
   readonly session: ClientSession
   readonly request: Frame.Request
+  readonly expiry: Expiry<unknown> | undefined
+  timer: Timer.Timer | undefined
   state: "new" | "waiting" | "written" | "done" = "new"
   id = 0
   /** The flush its frame leaves with: until that one has begun, the peer cannot have seen it. */
   flush = 0
-  resume: (exit: Exit.Exit<Frame.Response, SendError>) => void = ignore
+  resume: (exit: Exit.Exit<Frame.Response, unknown>) => void = ignore
 
-  constructor(session: ClientSession, request: Frame.Request) {
+  constructor(session: ClientSession, request: Frame.Request, expiry: Expiry<unknown> | undefined) {
     this.session = session
     this.request = request
+    this.expiry = expiry
   }
 
-  readonly register = (resume: (effect: Effect.Effect<Frame.Response, SendError>) => void): void => {
+  readonly register = (resume: (effect: Effect.Effect<Frame.Response, unknown>) => void): void => {
     this.resume = resume
     this.session.start(this)
+    const { expiry } = this
+    if (expiry === undefined || this.state === "done") return
+    this.timer = Timer.scheduleOn(this.session.env.source, expiry.atMillis, () => {
+      this.session.abandon(this, expiry.reason)
+      this.resume(Exit.fail(expiry.error()))
+    })
   }
 
   /** Runs before `register` did where the caller was interrupted between the two: then there is nothing to undo. */
-  readonly onExit = (exit: Exit.Exit<Frame.Response, SendError>): undefined => {
-    if (this.state === "waiting" || this.state === "written") this.session.abandon(this, exit)
+  readonly onExit = (exit: Exit.Exit<Frame.Response, unknown>): undefined => {
+    if (this.state === "waiting" || this.state === "written") {
+      const reason = Exit.isFailure(exit) ? Interruption.fromCause(exit.cause) : undefined
+      this.session.abandon(this, reason ?? "caller")
+    }
     return undefined
   }
 
-  complete(exit: Exit.Exit<Frame.Response, SendError>): void {
+  complete(exit: Exit.Exit<Frame.Response, unknown>): void {
     this.state = "done"
+    this.timer?.cancel()
     this.resume(exit)
   }
 }
@@ -168,7 +181,7 @@ export class ClientSession implements Session {
   greeted = false
   codec: BodyCodec.BodyCodec = BodyCodec.json
 
-  private readonly env: Env
+  readonly env: Env
   private readonly pipe: Pipe
   private readonly outbox: Outbox
   private readonly decoder: FrameCodec.Decoder
@@ -224,10 +237,16 @@ export class ClientSession implements Session {
     return this.written + this.quarantined
   }
 
-  readonly send = (request: Frame.Request): Effect.Effect<Frame.Response, SendError> =>
+  readonly send = <E = never>(
+    request: Frame.Request,
+    expiry?: Expiry<E>
+  ): Effect.Effect<Frame.Response, SendError | E> =>
     Effect.suspend(() => {
-      const pending = new Pending(this, request)
-      return Effect.onExitPrimitive(Effect.callback(pending.register), pending.onExit)
+      const pending = new Pending(this, request, expiry)
+      return Effect.onExitPrimitive(
+        Effect.callback(pending.register) as Effect.Effect<Frame.Response, SendError | E>,
+        pending.onExit
+      )
     })
 
   readonly drain: Effect.Effect<void> = Effect.callback((resume) => {
@@ -270,9 +289,10 @@ export class ClientSession implements Session {
   }
 
   /** Its caller has gone: nothing on the wire if it never was there, else a cancel and a slot in quarantine. */
-  abandon(pending: Pending, exit: Exit.Exit<unknown, unknown>): void {
+  abandon(pending: Pending, reason: Interruption.Reason): void {
     const { state } = pending
     pending.state = "done"
+    pending.timer?.cancel()
     if (state === "waiting") {
       this.queued--
       this.queue.left()
@@ -280,10 +300,9 @@ export class ClientSession implements Session {
     }
     this.written--
     const now = Timer.nowOf(this.env.source.clock)
-    const reason = Exit.isFailure(exit) ? Interruption.fromCause(exit.cause as Cause.Cause<unknown>) : undefined
     const quarantined: Quarantined = {
       id: pending.id,
-      reason: reason ?? "caller",
+      reason,
       until: now + this.env.limits.quarantineMillis,
       over: false
     }
