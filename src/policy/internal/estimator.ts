@@ -35,7 +35,7 @@ export interface Estimator {
   readonly totals: Array<number>
   /** The number of the present slice since time 0. */
   present: number
-  /** The latest answer, and how many samples it was taken from; -1 when there is none. */
+  /** The latest answer, and how many samples it was taken from: 0 when there is none. */
   cached: number | undefined
   cachedFor: number
 }
@@ -46,7 +46,7 @@ export const make = (options: Options): Estimator => ({
   totals: Array.from({ length: slices }, () => 0),
   present: -Infinity,
   cached: undefined,
-  cachedFor: -1
+  cachedFor: 0
 })
 
 /** At `buckets` and above: too long to be told apart. */
@@ -64,7 +64,7 @@ const roll = (self: Estimator, now: number): void => {
     self.totals[slot(number)] = 0
   }
   self.present = present
-  self.cachedFor = -1
+  self.cachedFor = 0
 }
 
 /** How many samples the window holds. */
@@ -87,7 +87,7 @@ export const estimate = (self: Estimator, now: number): number | undefined => {
   const samples = size(self, now)
   if (samples < self.options.minimumCalls) return undefined
   // A scan costs a microsecond; one sample in sixty-four hardly moves a quantile.
-  if (self.cachedFor >= 0 && samples - self.cachedFor < samples / 64) return self.cached
+  if (samples - self.cachedFor < samples / 64) return self.cached
   self.cachedFor = samples
   // The smallest latency that at least this many samples do not exceed.
   const rank = Math.ceil(self.options.quantile * samples)
