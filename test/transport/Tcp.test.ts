@@ -749,19 +749,6 @@ describe("Tcp, a client facing strangers", () => {
       assert.isAtMost(queue.held, 64)
     })
   )
-
-  test(
-    "a server that asks without reading is not answered without end",
-    Effect.gen(function*() {
-      const { call, peer, session } = yield* dialled(false)
-      yield* stalled(fork(call("x".repeat(1_000_000))))
-      const outbox = Reflect.get(session, "outbox") as { readonly unsentBytes: number }
-      const before = outbox.unsentBytes
-      for (let round = 0; round < 20; round++) yield* peer.send(frame(Type.ping, Buffer.alloc(100_000)))
-      yield* settled
-      assert.isAtMost(outbox.unsentBytes, before)
-    })
-  )
 })
 
 describe("Tcp, connections", () => {

@@ -7,7 +7,7 @@
 export class Fifo<A> {
   private items: Array<A> = []
   private head = 0
-  /** Entries that are over and have not surfaced. */
+  /** Entries that have been over since the queue was last cleared of such; some may have surfaced. */
   private stale = 0
   private readonly isOver: (item: A) => boolean
 
@@ -26,10 +26,7 @@ export class Fifo<A> {
 
   /** The first entry that is not over. */
   peek(): A | undefined {
-    while (this.head < this.items.length && this.isOver(this.items[this.head]!)) {
-      this.head++
-      this.stale--
-    }
+    while (this.head < this.items.length && this.isOver(this.items[this.head]!)) this.head++
     if (this.head === this.items.length) this.clear()
     else if (this.head >= 1024 && this.head * 2 >= this.items.length) {
       this.items = this.items.slice(this.head)

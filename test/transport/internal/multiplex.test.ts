@@ -213,6 +213,41 @@ describe("ClientSession", () => {
       assert.strictEqual(yield* timers, 0)
     }))
 
+  it.effect("calls wait for a peer that does not read, in order, and go when it does", () =>
+    Effect.gen(function*() {
+      const { answer, call, ids, pipe, session } = yield* clientOf()
+      pipe.keepsUp = false
+      const calls = [yield* fork(call())]
+      assert.deepStrictEqual(ids(), [0])
+      for (let i = 0; i < 3; i++) calls.push(yield* fork(call()))
+      assert.deepStrictEqual([ids(), session.inFlight, session.pendingIds], [[], 4, 1])
+      pipe.keepsUp = true
+      session.onDrain()
+      assert.deepStrictEqual(ids(), [1, 2, 3])
+      answer(0, 1, 2, 3)
+      for (const fiber of calls) yield* Fiber.join(fiber)
+      assert.strictEqual(yield* timers, 0)
+    }))
+
+  it.effect("a peer that asks and does not read is not answered, so that answers do not pile up", () =>
+    Effect.gen(function*() {
+      const { answer, call, ids, pipe, session } = yield* clientOf()
+      const outbox = Reflect.get(session, "outbox") as { readonly unsentBytes: number }
+      const ping = frame(Type.ping, Buffer.alloc(100_000))
+      pipe.keepsUp = false
+      const fiber = yield* fork(call())
+      ids()
+      for (let i = 0; i < 20; i++) session.onData(ping)
+      assert.strictEqual(outbox.unsentBytes, 0)
+      pipe.keepsUp = true
+      session.onDrain()
+      session.onData(ping)
+      pipe.turn()
+      assert.deepStrictEqual(pipe.frames().map(({ payload, type }) => [type, payload.length]), [[Type.pong, 100_000]])
+      answer(0)
+      yield* Fiber.join(fiber)
+    }))
+
   it.effect("a body of many pieces is handed over as the peer reads, in order", () =>
     Effect.gen(function*() {
       const { call, pipe, session } = yield* clientOf()
@@ -281,6 +316,24 @@ describe("ServerSession", () => {
       pipe.turn()
       assert.deepStrictEqual(pipe.told, ["pause", "resume", "destroy"])
       assert.strictEqual(yield* timers, 0)
+    }))
+
+  it.effect("a cancel reaches the slot's present user, whatever outlasts its own", () =>
+    Effect.gen(function*() {
+      const script = new Script()
+      const { pipe, session } = yield* serverOf(script.serve)
+      const cancel = (id: number) => session.onData(frame(Type.cancel, u32(id), Buffer.from([0])))
+      session.onData(requestFrame(5, "stubborn", "first"))
+      cancel(5)
+      session.onData(requestFrame(0x1_0005, "wait", "second"))
+      yield* script.release("first")
+      yield* script.ended("first")
+      cancel(5)
+      assert.strictEqual(session.inFlight, 1)
+      cancel(0x1_0005)
+      assert.deepStrictEqual([yield* script.ended("second"), session.inFlight], ["caller", 0])
+      pipe.turn()
+      assert.deepStrictEqual(pipe.frames().map(({ payload }) => payload.readUInt32BE(0)), [5, 0x1_0005])
     }))
 
   it.effect("a cancel at any moment leaves no fiber and one answer", () => {
