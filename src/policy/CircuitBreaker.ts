@@ -10,8 +10,8 @@
  * ```
  *
  * Nothing here waits, forks or keeps a timer: time moves the circuit when a call
- * or a reader looks at it. It never retries and never measures a timeout; a call
- * that is rejected in half-open is rejected at once with the time to come back,
+ * or a reader looks at it. It never retries and sets no timeout; a call that is
+ * rejected in half-open is rejected at once with the time to come back,
  * because a queue in front of something that may be down only adds its wait to
  * the failure.
  *
@@ -80,9 +80,7 @@ export type WindowOptions =
 
 /** How a circuit finds out whether it may close. */
 export interface HalfOpenOptions {
-  /**
-   * Probes that decide: an integer `>= 1`. Default 5.
-   */
+  /** Probes that decide: an integer `>= 1`. Default 5. */
   readonly probes?: number | undefined
   /** Probes in flight at the same time: an integer in `[1, probes]`. Default `probes`. */
   readonly concurrency?: number | undefined
@@ -99,9 +97,9 @@ export interface HalfOpenOptions {
    */
   readonly lease?: Duration.Input | undefined
   /**
-   * How long the circuit may be half-open. Then the probes that have ended
-   * decide, those that have not count as failed, and where none was made the
-   * time begins again. Default 30 seconds, or the lease where that is longer.
+   * How long probing may take, from the first probe. Then the probes that have
+   * ended decide, and those that have not count as failed. Default 30 seconds, or
+   * the lease where that is longer. A circuit that nobody calls stays half-open.
    */
   readonly maxWait?: Duration.Input | undefined
 }
@@ -135,12 +133,15 @@ export interface CircuitBreakerOptions {
   readonly failureRatio?: number | undefined
   /** Trips when this share of the calls in the window was slow, or more: in `(0, 1]`. Needs `slowThreshold`. */
   readonly slowCallRatio?: number | undefined
-  /** A call is slow when it takes longer, whether it succeeds or fails. Waiting for a permit inside does not count. */
+  /**
+   * A call is slow when it takes longer, whether it succeeds or fails. Waiting
+   * for a permit inside does not count. Costs two readings of the clock per call.
+   */
   readonly slowThreshold?: Duration.Input | undefined
   /**
    * What the ratios are taken over. Default `{ calls: 100, maxAge: "1 minute" }`:
    * follows the traffic, does not punish for an incident that is over, and needs
-   * no clock for a success.
+   * no clock for a success while nothing in it has failed.
    */
   readonly window?: WindowOptions | undefined
   /**
@@ -156,8 +157,9 @@ export interface CircuitBreakerOptions {
    * The Schedule is read when the breaker is made, up to 32 delays, against
    * virtual time: it must depend on nothing but the count.
    *
-   * Default 1 s, 2 s, 4 s, … 32 s, 60 s: the sum of what went before exceeds
-   * what comes, so a circuit outlives an outage by no more than the outage took.
+   * Default 1 s, 2 s, 4 s, … 32 s, 60 s: each a second longer than all before it
+   * together, so a circuit outlives an outage by about what the outage took, and
+   * by a minute at most.
    */
   readonly openFor?: Duration.Input | Schedule.Schedule<unknown, number> | undefined
   /** Caps the Schedule and what a server asks for. Default 5 minutes, or `openFor` where that is a longer duration. */
@@ -238,7 +240,7 @@ type Extra = Omit<CircuitBreaker, keyof Policy.OfKind<"circuitBreaker">>
 export interface KeyedOptions extends CircuitBreakerOptions {
   /** The key of a call. Default its `key`, or its `name` where it has none: a circuit per method. */
   readonly key?: ((call: CallContext.CallContext) => string) | undefined
-  /** Circuits kept: an integer `>= 1`. Default 10,000, which is about 6 MB. */
+  /** Circuits kept: an integer `>= 1`. Default 10,000, which is 11 MB, and 21 MB if all of them have seen a failure. */
   readonly maxKeys?: number | undefined
   /** A circuit nobody used for this long may be forgotten. Default 10 minutes. */
   readonly idleTimeToLive?: Duration.Input | undefined

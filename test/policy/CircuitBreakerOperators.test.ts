@@ -248,6 +248,56 @@ describe("CircuitBreaker, observed", () => {
     }))
 })
 
+describe("CircuitBreaker.reconfigure", () => {
+  it.effect("goes on by other conditions, with what the window knows", () =>
+    Effect.gen(function*() {
+      const breaker = yield* make({ failureRatio: 1, window: { calls: 10 } })
+      yield* calls(breaker, "SSSF")
+      yield* breaker.reconfigure({ failureRatio: 0.4, window: { calls: 5 } })
+      assert.strictEqual((yield* breaker.state).calls, 4)
+      yield* calls(breaker, "F")
+      assert.strictEqual((yield* breaker.state).why, "2 of 5 calls failed")
+    }))
+
+  it.effect("leaves an Open circuit open for as long as it was, and the next opening to the new options", () =>
+    Effect.gen(function*() {
+      const breaker = yield* make()
+      yield* calls(breaker, "FF")
+      yield* breaker.reconfigure({ consecutiveFailures: 1, openFor: "3 seconds", jitter: 0, halfOpen: { probes: 1 } })
+      assert.strictEqual((yield* breaker.state).untilMillis, 10_000)
+      yield* TestClock.adjust("10 seconds")
+      yield* calls(breaker, "F")
+      assert.strictEqual((yield* breaker.state).untilMillis, 13_000)
+    }))
+
+  it.effect("keeps an operator's word, and takes no result of before", () =>
+    Effect.gen(function*() {
+      const breaker = yield* make()
+      const held = yield* hold(breaker)
+      yield* Effect.scoped(Effect.andThen(
+        breaker.isolate,
+        Effect.gen(function*() {
+          yield* breaker.reconfigure({ consecutiveFailures: 1 })
+          assert.strictEqual(yield* tagOf(breaker), "ForcedOpen")
+        })
+      ))
+      yield* held.end("F")
+      const { _tag, late } = yield* breaker.state
+      assert.deepStrictEqual([_tag, late], ["Closed", 1])
+    }))
+
+  it.effect("dies for options out of range, and goes on as before", () =>
+    Effect.gen(function*() {
+      const breaker = yield* make()
+      const exit = yield* Effect.exit(breaker.reconfigure({ jitter: 2 }))
+      assert.deepStrictEqual(
+        exit,
+        Exit.die(new RangeError("CircuitBreaker.reconfigure: jitter must be in [0, 1], got 2"))
+      )
+      assert.strictEqual(yield* calls(breaker, "FFS"), "FF-")
+    }))
+})
+
 const codec = Schema.toCodecJson(CircuitBreaker.Snapshot)
 
 /** Through JSON, to a new breaker. */
