@@ -111,10 +111,10 @@ const guard = <E1, R1, E, R>(
     }).pipe(
       Effect.flatMap((response) => Effect.withFiber((current) => answers.judge(response, current)))
     )
-    const answered = Effect.catch(policy.run(attempt), (error) => {
+    const answered = policy.run(attempt).pipe(Effect.catch((error) => {
       const response = answers.in(error)
       return response === undefined ? Effect.fail(error as E | E1) : Effect.succeed(response)
-    })
+    }))
     const closing = Effect.onExitPrimitive(answered, (exit) => {
       answers.close(Exit.isSuccess(exit) ? exit.value : undefined)
       return undefined

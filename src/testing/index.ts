@@ -1,2 +1,3 @@
 /** For tests of policies and of what uses them. */
+export * as ClientTest from "./ClientTest.ts"
 export * as Scenario from "./Scenario.ts"
