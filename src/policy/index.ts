@@ -1,10 +1,11 @@
 /** Whether and when to send. Effect in, Effect out. In the order of a stack, outermost first. */
 export * as Policy from "./Policy.ts"
-export * as Fallback from "./Fallback.ts"
 export * as StackOptions from "./StackOptions.ts"
 export * as PolicySpec from "./PolicySpec.ts"
 export * as Lint from "./Lint.ts"
 export * as Profiles from "./Profiles.ts"
+export * as Fallback from "./Fallback.ts"
+export * as Cache from "./Cache.ts"
 export * as Backoff from "./Backoff.ts"
 export * as RetryBudget from "./RetryBudget.ts"
 export * as Retry from "./Retry.ts"

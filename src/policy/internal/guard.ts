@@ -25,7 +25,7 @@ import * as Timer from "../../contract/Timer.ts"
 export const currentFiber = (): Fiber.Fiber<unknown, unknown> => Fiber.getCurrent()!
 
 /** What the finalizer of an interrupted fiber passes on: why it was interrupted. */
-const reasonOfInterrupt: Effect.Effect<Interruption.Reason> = Effect.map(
+export const reasonOfInterrupt: Effect.Effect<Interruption.Reason> = Effect.map(
   // Opening the uninterruptible region for nothing makes the pending interrupt surface with its annotations.
   Effect.exit(Effect.interruptible(Effect.void)),
   (exit) => Exit.isFailure(exit) ? Interruption.fromCause(exit.cause) ?? "caller" : "caller"
