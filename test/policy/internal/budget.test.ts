@@ -231,6 +231,21 @@ describe("budget", () => {
     assert.closeTo(Budget.balance(ledger, 22_000), before + token.reserve, 1e-9)
   })
 
+  it("a refund one window later, when the ring is round, makes no token", () => {
+    const earned = make({ reserve: 0 })
+    traffic(earned, 10, 2, 3)
+    const token = Budget.withdraw(earned, 2999)!
+    Budget.refund(earned, token, 12_000)
+    traffic(earned, 10, 12, 13)
+    assert.closeTo(Budget.balance(earned, 12_999), 1, 1e-9)
+    const reserve = make({ ratio: 0 })
+    traffic(reserve, 100, 20, 21, false)
+    const taken = Budget.withdraw(reserve, 20_999)!
+    Budget.refund(reserve, taken, 120_000)
+    traffic(reserve, 10, 120, 121, false)
+    assert.closeTo(Budget.balance(reserve, 120_999), 0.5, 1e-9)
+  })
+
   it("a clock that goes back changes nothing", () => {
     const ledger = make()
     traffic(ledger, 10, 50, 52)

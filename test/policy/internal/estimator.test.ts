@@ -42,6 +42,13 @@ describe("estimator", () => {
     assert.isUndefined(Estimator.estimate(estimator, 1_000_000))
   })
 
+  it.each([3, 4, 5, 100])("a jump of %d slices forgets everything", (jump) => {
+    const estimator = make()
+    for (const slice of [7, 8, 9]) Estimator.observe(estimator, 5, slice * 10_000)
+    assert.strictEqual(Estimator.size(estimator, 99_999), 3)
+    assert.strictEqual(Estimator.size(estimator, (9 + jump) * 10_000), 0)
+  })
+
   // HG-14
   it("says nothing when the quantile lies above what it tells apart", () => {
     const estimator = make()
