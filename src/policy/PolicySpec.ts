@@ -28,6 +28,7 @@ import type * as AdaptiveLimiter from "./AdaptiveLimiter.ts"
 import type * as AdaptiveThrottle from "./AdaptiveThrottle.ts"
 import type * as Bulkhead from "./Bulkhead.ts"
 import type * as CircuitBreaker from "./CircuitBreaker.ts"
+import * as Fallback from "./Fallback.ts"
 import type * as Hedge from "./Hedge.ts"
 import { PolicySpec, type Read } from "./internal/document.ts"
 import * as Lint from "./Lint.ts"
@@ -106,7 +107,17 @@ export interface Bindings {
   readonly predicates?: Readonly<Record<string, (result: any) => boolean>> | undefined
   /** For `retry.classify`: what an error means; `undefined` leaves it to the table. */
   readonly classifiers?: Readonly<Record<string, (error: any) => Outcome.Outcome | undefined>> | undefined
+  /** For `fallback.when`: whether a substitute is for this error. */
+  readonly conditions?: Readonly<Record<string, (error: unknown, call: CallContext.CallContext) => boolean>> | undefined
+  /** For `fallback.use`: another call, or an answer computed from the error. */
+  readonly fallbacks?: Readonly<Record<string, Substitute>> | undefined
 }
+
+/** What a fallback answers with. */
+export type Substitute = (
+  error: unknown,
+  call: CallContext.CallContext
+) => Effect.Effect<unknown, CallError.CallError>
 
 const bound = <A>(
   table: Readonly<Record<string, A>> = {},
@@ -166,14 +177,25 @@ export type StackError = CallError.CallError<
   | CallError.AttemptTimeout
 >
 
+/** A spec that leaves the answer alone. */
+export type Plain = Omit<PolicySpec, "fallback"> & { readonly fallback?: never }
+
 /** A compiled spec: the stack, and each slot's policy. */
-export interface Compiled extends Policy.OfKind<"stack", StackError> {
+export interface Compiled extends Policy.OfKind<"stack", StackError>, Made {}
+
+/** A compiled spec that may answer with a substitute: what it answers with is data, of which the compiler knows nothing. */
+export interface Substituting
+  extends Policy.SubstituteOfKind<"stack", unknown, unknown, never, CallError.CallError>, Made
+{}
+
+interface Made {
   readonly spec: Read
   readonly slots: Slots
 }
 
 /** The policies of the slots a spec names. */
 export interface Slots {
+  readonly fallback?: Policy.AnySubstitute<"fallback"> | undefined
   readonly budget?: RetryBudget.RetryBudget | undefined
   readonly retry?: Retry.Retry | undefined
   readonly hedge?: Hedge.Hedge | undefined
@@ -200,7 +222,10 @@ const asSpecError = <A, E, R>(self: Effect.Effect<A, E, R>): Effect.Effect<A, E 
  * (`Lint`'s errors; its warnings are events), that names what nothing is bound
  * to, or that a policy's constructor refuses.
  */
-export const compile = (document: PolicySpec, bindings: Bindings = {}): Effect.Effect<Compiled, SpecError> =>
+export const compile: {
+  (document: Plain, bindings?: Bindings): Effect.Effect<Compiled, SpecError>
+  (document: PolicySpec, bindings?: Bindings): Effect.Effect<Substituting, SpecError>
+} = (document: PolicySpec, bindings: Bindings = {}): Effect.Effect<any, SpecError> =>
   Effect.flatMap(read(document), (spec) => Effect.map(assemble(spec, bindings, undefined), ({ compiled }) => compiled))
 
 /** What the retry's Schedule does, where it is one of the bindings. */
@@ -255,7 +280,10 @@ export const lint = (
   })
 
 /** Bindings in which every name of a spec means something. */
-const trusting = ({ circuitBreaker, retry }: Read, { classifiers, predicates, schedules }: Bindings): Bindings => {
+const trusting = (
+  { circuitBreaker, fallback, retry }: Read,
+  { classifiers, conditions, fallbacks, predicates, schedules }: Bindings
+): Bindings => {
   const { backoff, classify = "", retryIf = "" } = retry === undefined || retry === false ? {} : retry
   const openFor = circuitBreaker === undefined || circuitBreaker === false ? undefined : circuitBreaker.openFor
   const named = [backoff, openFor].flatMap((stated) =>
@@ -264,7 +292,9 @@ const trusting = ({ circuitBreaker, retry }: Read, { classifiers, predicates, sc
   return {
     schedules: { ...Object.fromEntries(named), ...schedules },
     predicates: { [retryIf]: () => false, ...predicates },
-    classifiers: { [classify]: () => undefined, ...classifiers }
+    classifiers: { [classify]: () => undefined, ...classifiers },
+    conditions: { [String(fallback?.when)]: () => true, ...conditions },
+    fallbacks: { [fallback?.use ?? ""]: () => Effect.void, ...fallbacks }
   }
 }
 
@@ -286,7 +316,7 @@ interface Assembled {
 const registrations = new WeakMap<object, () => void>()
 
 /** Remembers how what `make` makes leaves the registry again, also in `made`, should the others not come to be. */
-const registering = <P>(make: Effect.Effect<P>, made: Array<() => void>): Effect.Effect<P> =>
+const registering = <P, E>(make: Effect.Effect<P, E>, made: Array<() => void>): Effect.Effect<P, E> =>
   Effect.withFiber((fiber) => {
     const registry = fiber.getRef(Policy.CurrentRegistry)
     if (registry === undefined) return make
@@ -353,6 +383,9 @@ const assemble = (
     const keepsBudget = former !== undefined && Equal.equals(budgetOf(former.spec), wanted)
     const budget = keepsBudget ? old.budget : yield* registering(StackOptions.budgetOf(name, { budget: wanted }), made)
     const slots: Slots = {
+      fallback: former !== undefined && Equal.equals(former.spec.fallback, spec.fallback)
+        ? old.fallback
+        : yield* registering(fallback(name, spec.fallback, bindings), made),
       budget,
       // What holds a budget is made anew with another one.
       retry: yield* slot("retry", (options) => StackOptions.retry(name, options, budget), undefined, keepsBudget),
@@ -380,7 +413,8 @@ const assemble = (
       adaptiveLimiter: yield* slot("adaptiveLimiter", (options) => StackOptions.simple.adaptiveLimiter(name, options)),
       timeout: yield* slot("timeout", (options) => StackOptions.simple.timeout(name, options))
     }
-    const stack = Policy.stack(slots)
+    // Whether it substitutes, the overloads of `compile` know.
+    const stack = Policy.stack(slots) as unknown as Policy.Policy<StackError>
     const { deadline, idempotent } = spec
     const compiled = Policy.make<StackError, never, "stack", Pick<Compiled, "spec" | "slots">>(
       {
@@ -406,13 +440,38 @@ const assemble = (
   return Effect.tapError(asSpecError(assembling), () => forget)
 }
 
+/** The fallback a spec asks for. What it does with a value it cannot know is the author's word. */
+const fallback = (
+  name: string,
+  spec: Read["fallback"],
+  { conditions, fallbacks }: Bindings
+): Effect.Effect<Policy.AnySubstitute<"fallback"> | undefined, SpecError> =>
+  Effect.gen(function*() {
+    if (spec === undefined) return undefined
+    const { reserve, stale, use, value, when: stated } = spec
+    const when = typeof stated === "string" ? yield* bound(conditions, "conditions", stated) : stated
+    const options = { name, reserve, ...(when === undefined ? {} : { when }) } as { readonly name: string }
+    if (stale !== undefined) return yield* Fallback.make({ ...options, stale })
+    if (use !== undefined) {
+      return yield* Fallback.make({ ...options, orElse: yield* bound(fallbacks, "fallbacks", use) })
+    }
+    return yield* Fallback.make({ ...options, value })
+  })
+
 const sameButRate = (a: Read["rateLimiter"], b: Read["rateLimiter"]): boolean =>
   Equal.equals({ ...a, limit: 0, window: 0 }, { ...b, limit: 0, window: 0 })
 
 // Running ------------------------------------------------------------------------------------------
 
 /** A stack whose spec can be replaced while it runs. */
-export interface Running extends Policy.OfKind<"stack", StackError> {
+export interface Running extends Policy.OfKind<"stack", StackError>, Reloading {}
+
+/** The same of one that may answer with a substitute. */
+export interface RunningSubstituting
+  extends Policy.SubstituteOfKind<"stack", unknown, unknown, never, CallError.CallError>, Reloading
+{}
+
+interface Reloading {
   /** What runs now. */
   readonly current: Effect.Effect<Compiled>
   /**
@@ -424,14 +483,18 @@ export interface Running extends Policy.OfKind<"stack", StackError> {
    * is resized; a rate limiter that differs in `limit` or `window` goes on at
    * that rate. Everything else that changed begins anew. The name stays that of
    * the first spec. A spec that cannot be compiled fails with a `SpecError` and
-   * changes nothing; either way there is an event.
+   * changes nothing; either way there is an event. So does one with a fallback
+   * where the first had none: it would change what the calls answer.
    */
   readonly reload: (document: unknown) => Effect.Effect<void, SpecError>
 }
 
 /** Makes the stack of a spec that can be replaced. */
-export const make = (document: PolicySpec, bindings: Bindings = {}): Effect.Effect<Running, SpecError> =>
-  Effect.map(compile(document, bindings), (first) => {
+export const make: {
+  (document: Plain, bindings?: Bindings): Effect.Effect<Running, SpecError>
+  (document: PolicySpec, bindings?: Bindings): Effect.Effect<RunningSubstituting, SpecError>
+} = (document: PolicySpec, bindings: Bindings = {}): Effect.Effect<any, SpecError> =>
+  Effect.map(compile(document as Plain, bindings), (first) => {
     let current = first
     const oneAtATime = Semaphore.makeUnsafe(1)
     const told = (accepted: boolean, why: string) =>
@@ -446,20 +509,23 @@ export const make = (document: PolicySpec, bindings: Bindings = {}): Effect.Effe
         return Effect.void
       })
     const reload = (document: unknown): Effect.Effect<void, SpecError> =>
-      Effect.flatMap(read(document), (spec) => assemble(spec, bindings, current)).pipe(
-        Effect.matchEffect({
-          onFailure: (error) => Effect.andThen(told(false, error.message), Effect.fail(error)),
-          onSuccess: ({ compiled, takeOver }) =>
-            Effect.suspend(() => {
-              const changed = difference(current.spec, compiled.spec)
-              current = compiled
-              return Effect.andThen(takeOver, told(true, changed))
-            })
-        }),
-        // Two at a time would both take over from the same one.
-        Semaphore.withPermit(oneAtATime),
-        Effect.uninterruptible
-      )
+      Effect.flatMap(read(document), (spec) =>
+        first.spec.fallback === undefined && spec.fallback !== undefined
+          ? Effect.fail(new SpecError({ message: "fallback: the policy was made without one" }))
+          : assemble(spec, bindings, current)).pipe(
+          Effect.matchEffect({
+            onFailure: (error) => Effect.andThen(told(false, error.message), Effect.fail(error)),
+            onSuccess: ({ compiled, takeOver }) =>
+              Effect.suspend(() => {
+                const changed = difference(current.spec, compiled.spec)
+                current = compiled
+                return Effect.andThen(takeOver, told(true, changed))
+              })
+          }),
+          // Two at a time would both take over from the same one.
+          Semaphore.withPermit(oneAtATime),
+          Effect.uninterruptible
+        )
     return Policy.make<StackError, never, "stack", Pick<Running, "current" | "reload">>(
       {
         name: first.name,

@@ -2,6 +2,7 @@
 import { assert, describe, it } from "@effect/vitest"
 import { Duration, Effect, Exit, Fiber, Random, Schedule, Scope } from "effect"
 import { TestClock } from "effect/testing"
+import * as CallContext from "../../src/contract/CallContext.ts"
 import * as CallEvent from "../../src/contract/CallEvent.ts"
 import * as Outcome from "../../src/contract/Outcome.ts"
 import * as Backoff from "../../src/policy/Backoff.ts"
@@ -649,3 +650,73 @@ it.effect("the scope of an isolation may outlive the policy", () =>
     assert.strictEqual(yield* running.run(Effect.succeed("ok")), "ok")
     yield* Scope.close(scope, Exit.void)
   }).pipe(Random.withSeed("isolation")))
+
+describe("PolicySpec, fallback", () => {
+  const guard = (fallback: object, bindings?: PolicySpec.Bindings) =>
+    PolicySpec.compile({ timeout: "1 s", fallback } as PolicySpec.PolicySpec, bindings)
+  const context = { idempotent: true, name: "prices", key: "eur" }
+
+  it.effect("answers with a value that is data, for every error or for some reasons", () =>
+    Effect.gen(function*() {
+      const always = yield* guard({ value: { rate: 1 } })
+      assert.deepStrictEqual(yield* always.run(Effect.fail("down")), { rate: 1 })
+      assert.strictEqual(yield* always.run(Effect.succeed(3)), 3)
+      const some = yield* guard({ value: null, when: ["AttemptTimeout"] })
+      assert.strictEqual(yield* Effect.flip(some.run(Effect.fail("down"))), "down")
+      const fiber = yield* Effect.forkChild(some.run(Effect.never), { startImmediately: true })
+      yield* TestClock.adjust("1 second")
+      assert.isNull(yield* Fiber.join(fiber))
+    }))
+
+  it.effect("answers by a name, under a condition by a name", () =>
+    Effect.gen(function*() {
+      const named = yield* guard({ use: "archive", when: "wasDown" }, {
+        conditions: { wasDown: (error) => error === "down" },
+        fallbacks: { archive: (error, call) => Effect.succeed(`${call.name}: ${String(error)}`) }
+      })
+      assert.strictEqual(yield* named.run(Effect.fail("down")).pipe(CallContext.annotate(context)), "prices: down")
+      assert.strictEqual(yield* Effect.flip(named.run(Effect.fail("other"))), "other")
+      assert.include(
+        (yield* Effect.flip(guard({ use: "archive" }))).message,
+        "fallbacks: nothing is bound to \"archive\""
+      )
+      assert.include(
+        (yield* Effect.flip(guard({ value: 1, when: "wasDown" }))).message,
+        "conditions: nothing is bound to \"wasDown\""
+      )
+      assert.deepStrictEqual(yield* PolicySpec.lint({ fallback: { use: "archive", when: "wasDown" } }), [])
+    }))
+
+  it.effect("answers with the last good answer, until it is too old", () =>
+    Effect.gen(function*() {
+      const stale = yield* guard({ stale: { maxAge: "1 minute" } })
+      const call = (self: Effect.Effect<unknown, unknown>) => stale.run(self).pipe(CallContext.annotate(context))
+      yield* call(Effect.succeed(7))
+      yield* TestClock.adjust("1 minute")
+      assert.strictEqual(yield* call(Effect.fail("down")), 7)
+      yield* TestClock.adjust(1)
+      assert.strictEqual(yield* Effect.flip(call(Effect.fail("down"))), "down")
+    }))
+
+  it.effect("refuses none of the three, two of them, and a reason nobody knows", () =>
+    Effect.gen(function*() {
+      const message = "fallback: exactly one of value, use and stale says what the answer is"
+      assert.strictEqual(yield* refusal({ fallback: {} }), message)
+      assert.strictEqual(yield* refusal({ fallback: { value: 1, use: "a" } }), message)
+      assert.include(yield* refusal({ fallback: { value: 1, when: ["CircuitOpened"] } }), "fallback.when.0: ")
+    }))
+
+  it.effect("is kept, with its answers, by a reload that says the same, and refused where there was none", () =>
+    Effect.gen(function*() {
+      const spec = { timeout: "1 s", fallback: { stale: { maxAge: "1 minute" } } } as const
+      const running = yield* PolicySpec.make(spec)
+      const before = (yield* running.current).slots.fallback
+      yield* running.reload({ ...spec, timeout: "2 s" })
+      assert.strictEqual((yield* running.current).slots.fallback, before)
+      const plain = yield* PolicySpec.make({ timeout: "1 s" })
+      assert.strictEqual(
+        (yield* Effect.flip(plain.reload(spec))).message,
+        "fallback: the policy was made without one"
+      )
+    }))
+})

@@ -73,6 +73,21 @@ export const clients = [
   Client.make(Nothing, { target: "t", policy: { hedge: { attempts: 3 } } })
 ]
 
+/** What a spec answers with: what it guards, or with a fallback, or one that may be there, anybody's guess. */
+export const answers = (wide: PolicySpec.PolicySpec) =>
+  Effect.gen(function*() {
+    const one = Effect.succeed(1)
+    const plain = (yield* PolicySpec.compile({ timeout: "1 s" })).run(one)
+    const profile = (yield* PolicySpec.make(Profiles.batch)).run(one)
+    const substituting = (yield* PolicySpec.compile({ fallback: { value: "none" } })).run(one)
+    const unknown = (yield* PolicySpec.make(wide)).run(one)
+    holds<Equal<Effect.Success<typeof plain>, number>>()
+    holds<Equal<Effect.Success<typeof profile>, number>>()
+    holds<Equal<Effect.Success<typeof substituting>, unknown>>()
+    holds<Equal<Effect.Success<typeof unknown>, unknown>>()
+    return [plain, profile, substituting, unknown]
+  })
+
 export const specs = [
   PolicySpec.compile(Profiles.interactive),
   PolicySpec.compile({ retry: { attempts: 3, backoff: { kind: "constant", base: "1 s" } } }),

@@ -7,6 +7,7 @@ import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
 import * as SchemaGetter from "effect/SchemaGetter"
 import * as SchemaIssue from "effect/SchemaIssue"
+import * as CallError from "../../contract/CallError.ts"
 
 // Words --------------------------------------------------------------------------------------------
 
@@ -63,6 +64,7 @@ export const Period = durationAtLeast(false)
 export const PeriodOrZero = durationAtLeast(true)
 
 const key = Schema.optionalKey
+const tags = CallError.Reason.members.map((member) => member.fields._tag.schema.literal)
 const positiveInt = Schema.Int.check(Schema.isGreaterThanOrEqualTo(1))
 const countOrZero = Schema.Int.check(Schema.isGreaterThanOrEqualTo(0))
 const ratio = Schema.Finite.check(Schema.isBetween({ minimum: 0, maximum: 1 }))
@@ -93,6 +95,24 @@ export const Backoff = Schema.Struct({
   }
   return undefined
 }))
+
+const FallbackSpec = Schema.Struct({
+  /** The reasons of the errors it is for, or the name of a condition. Default: all errors. */
+  when: key(Schema.Union([Schema.Array(Schema.Literals(tags)), Name])),
+  /** A fixed answer. */
+  value: key(Schema.Unknown),
+  /** A substitute of the bindings. */
+  use: key(Name),
+  /** The last good answer. */
+  stale: key(Schema.Struct({ maxAge: Period, capacity: key(positiveInt) })),
+  reserve: key(PeriodOrZero)
+}).check(
+  Schema.makeFilter((spec) =>
+    ["value", "use", "stale"].filter((field) => field in spec).length === 1
+      ? undefined
+      : "exactly one of value, use and stale says what the answer is"
+  )
+)
 
 const RetrySpec = Schema.Struct({
   attempts: key(positiveInt),
@@ -200,6 +220,7 @@ export const PolicySpec = Schema.Struct({
   /** How long a call may take in all, everything included. A client has its calls' own deadlines and does not ask this. */
   deadline: key(Period),
   traffic: key(Traffic),
+  fallback: key(FallbackSpec),
   retry: key(Schema.Union([Schema.Literal(false), RetrySpec])),
   hedge: key(HedgeSpec),
   rateLimiter: key(RateLimiterSpec),
