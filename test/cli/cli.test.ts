@@ -106,7 +106,10 @@ describe("holdfast call", () => {
   it.live("makes as many attempts as it is told to, and says what the last met", () =>
     Effect.gen(function*() {
       const { code, err } = yield* run("call", refused, "UserService.GetUserInfo", "{\"id\":1}", "--attempts", "2")
-      assert.match(err, /^CallError RetriesExhausted: .* gave up after 2 attempts .*ECONNREFUSED(?:, next try in \d+ms)?\n$/)
+      assert.match(
+        err,
+        /^CallError RetriesExhausted: .* gave up after 2 attempts .*ECONNREFUSED(?:, next try in \d+ms)?\n$/
+      )
       assert.strictEqual(code, 3)
     }))
 
