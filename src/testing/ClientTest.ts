@@ -83,5 +83,4 @@ export const layer = <
   group: RpcGroup.RpcGroup<R>,
   handlers: Layer.Layer<Rpc.ToHandler<R>, HE, HR>,
   options: ClientTestOptions<R["_tag"], P, M> = {}
-): Layer.Layer<Self, HE, Rpc.Middleware<R> | HR> =>
-  Layer.effect(service, make(group, handlers, options))
+): Layer.Layer<Self, HE, Rpc.Middleware<R> | HR> => Layer.effect(service, make(group, handlers, options))
