@@ -271,8 +271,10 @@ describe("CircuitBreaker: probes that hang", () => {
       yield* blocker.end("S")
       yield* TestClock.adjust(1999)
       assert.strictEqual((yield* breaker.state).probes, 1)
+      yield* TestClock.adjust(1)
+      assert.strictEqual((yield* breaker.state).why, "1 of 1 probes failed")
       yield* probe.end("S")
-      assert.strictEqual(yield* tagOf(breaker), "Closed")
+      assert.strictEqual(yield* tagOf(breaker), "Open")
     }))
 })
 
@@ -387,6 +389,12 @@ describe("CircuitBreaker: clocks and timers", () => {
       yield* Policy.apply(Effect.succeed(503), breaker)
       const { _tag, sinceMillis, untilMillis } = yield* breaker.state
       assert.deepStrictEqual([_tag, untilMillis! - sinceMillis], ["Open", 7000])
+      // A success that says when to come back is a success.
+      const polite = yield* CircuitBreaker.make({
+        classify: () => ({ endpoint: "success", retry: "never", retryAfterMillis: 7000 })
+      })
+      yield* Policy.apply(Effect.void, polite)
+      assert.strictEqual(yield* tagOf(polite), "Closed")
       const domain = yield* make(1)
       yield* Effect.exit(
         Policy.apply(Effect.fail("not found"), domain).pipe(

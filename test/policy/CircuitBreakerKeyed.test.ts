@@ -99,6 +99,7 @@ describe("CircuitBreaker.keyed", () => {
         yield* on(breaker, "a", "S")
         yield* on(breaker, "g", "S")
         assert.strictEqual(yield* keysOf(breaker), "bg")
+        assert.isTrue(breaker.wouldAdmit("f", 10_000))
         yield* on(breaker, "g", "FF")
         yield* on(breaker, "h", "S")
         assert.strictEqual(warnings.length, 2)
@@ -140,6 +141,30 @@ describe("CircuitBreaker.keyed", () => {
       assert.notInclude(yield* keysOf(breaker), "b")
     }))
 
+  it.effect("counts idleness from the last use", () =>
+    Effect.gen(function*() {
+      const breaker = yield* make({ idleTimeToLive: "1 minute" })
+      for (const key of "abc") yield* on(breaker, key, "S")
+      yield* TestClock.adjust("50 seconds")
+      for (const key of "abc") yield* on(breaker, key, "S")
+      yield* TestClock.adjust("10 seconds")
+      yield* on(breaker, "d", "S")
+      assert.strictEqual(yield* keysOf(breaker), "abcd")
+    }))
+
+  it.effect("forgets an idle circuit behind one that an operator holds", () =>
+    Effect.gen(function*() {
+      const breaker = yield* make({ idleTimeToLive: "1 minute" })
+      yield* breaker.controls("a").force("open")
+      yield* on(breaker, "b", "F")
+      for (const key of "cdef") {
+        yield* TestClock.adjust("1 minute")
+        yield* on(breaker, key, "S")
+      }
+      assert.notInclude(yield* keysOf(breaker), "b")
+      assert.include(yield* keysOf(breaker), "a")
+    }))
+
   it.effect("keeps what an operator holds, beyond its bound and for ever", () =>
     Effect.gen(function*() {
       const breaker = yield* make({ maxKeys: 1, idleTimeToLive: "1 second" })
@@ -170,6 +195,13 @@ describe("CircuitBreaker.keyed", () => {
       assert.strictEqual(yield* keysOf(breaker), "b")
       assert.strictEqual(yield* on(breaker, "a", "S"), "S")
       assert.strictEqual(yield* keysOf(breaker), "a")
+      // The one that was forgotten is open by now and idle. It must not take its successor along.
+      yield* breaker.controls("a").force("open")
+      for (const key of "bcdef") {
+        yield* TestClock.adjust("10 minutes")
+        yield* on(breaker, key, "S")
+      }
+      assert.include(yield* keysOf(breaker), "a")
     }))
 
   it.effect("stays within its bound over ten thousand keys", () =>

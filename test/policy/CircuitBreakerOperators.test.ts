@@ -424,12 +424,14 @@ describe("CircuitBreaker.snapshot and restore", () => {
 
   it.effect("takes no result of a call from before", () =>
     Effect.gen(function*() {
-      const [from, to] = [yield* make(), yield* make()]
-      const held = yield* hold(to)
-      yield* carry(from, to)
-      yield* held.end("F")
-      const { calls: counted, late } = yield* to.state
-      assert.deepStrictEqual([counted, late], [0, 1])
+      for (const options of [{}, { slowThreshold: "1 second" }] as const) {
+        const [from, to] = [yield* make(options), yield* make(options)]
+        const held = yield* hold(to)
+        yield* carry(from, to)
+        yield* held.end("F")
+        const { calls: counted, late } = yield* to.state
+        assert.deepStrictEqual([counted, late], [0, 1])
+      }
     }))
 
   it.effect("does not bring back a handle of isolate, which stays with its owner", () =>

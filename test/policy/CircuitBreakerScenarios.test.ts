@@ -247,8 +247,8 @@ describe("CircuitBreaker, scenarios: Open", () => {
       assert.strictEqual(yield* calls(breaker, "S"), "-")
       yield* TestClock.adjust("3 seconds")
       yield* hold(breaker)
-      const { _tag, calls: counted, failures, rejected } = yield* breaker.state
-      assert.deepStrictEqual([_tag, counted, failures, rejected], ["HalfOpen", 0, 0, 2])
+      const { _tag, calls: counted, failureRatio, failures, rejected } = yield* breaker.state
+      assert.deepStrictEqual([_tag, counted, failures, failureRatio, rejected], ["HalfOpen", 0, 0, undefined, 2])
     }))
 
   // CB-05
