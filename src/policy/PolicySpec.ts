@@ -27,6 +27,7 @@ import * as Timer from "../contract/Timer.ts"
 import type * as AdaptiveLimiter from "./AdaptiveLimiter.ts"
 import type * as AdaptiveThrottle from "./AdaptiveThrottle.ts"
 import type * as Bulkhead from "./Bulkhead.ts"
+import * as Cache from "./Cache.ts"
 import type * as CircuitBreaker from "./CircuitBreaker.ts"
 import * as Fallback from "./Fallback.ts"
 import type * as Hedge from "./Hedge.ts"
@@ -107,10 +108,12 @@ export interface Bindings {
   readonly predicates?: Readonly<Record<string, (result: any) => boolean>> | undefined
   /** For `retry.classify`: what an error means; `undefined` leaves it to the table. */
   readonly classifiers?: Readonly<Record<string, (error: any) => Outcome.Outcome | undefined>> | undefined
-  /** For `fallback.when`: whether a substitute is for this error. */
+  /** For `fallback.when`, whether a substitute is for this error; for `cache.negative.when`, whether it is an answer. */
   readonly conditions?: Readonly<Record<string, (error: unknown, call: CallContext.CallContext) => boolean>> | undefined
   /** For `fallback.use`: another call, or an answer computed from the error. */
   readonly fallbacks?: Readonly<Record<string, Substitute>> | undefined
+  /** For `cache.key`: which calls are the same; `undefined` for one that is like no other. */
+  readonly keys?: Readonly<Record<string, (call: CallContext.CallContext) => string | undefined>> | undefined
 }
 
 /** What a fallback answers with. */
@@ -178,7 +181,7 @@ export type StackError = CallError.CallError<
 >
 
 /** A spec that leaves the answer alone. */
-export type Plain = Omit<PolicySpec, "fallback"> & { readonly fallback?: never }
+export type Plain = Omit<PolicySpec, "fallback" | "cache"> & { readonly fallback?: never; readonly cache?: never }
 
 /** A compiled spec: the stack, and each slot's policy. */
 export interface Compiled extends Policy.OfKind<"stack", StackError>, Made {}
@@ -196,6 +199,7 @@ interface Made {
 /** The policies of the slots a spec names. */
 export interface Slots {
   readonly fallback?: Policy.AnySubstitute<"fallback"> | undefined
+  readonly cache?: Cache.Cache<unknown> | undefined
   readonly budget?: RetryBudget.RetryBudget | undefined
   readonly retry?: Retry.Retry | undefined
   readonly hedge?: Hedge.Hedge | undefined
@@ -281,8 +285,8 @@ export const lint = (
 
 /** Bindings in which every name of a spec means something. */
 const trusting = (
-  { circuitBreaker, fallback, retry }: Read,
-  { classifiers, conditions, fallbacks, predicates, schedules }: Bindings
+  { cache, circuitBreaker, fallback, retry }: Read,
+  { classifiers, conditions, fallbacks, keys, predicates, schedules }: Bindings
 ): Bindings => {
   const { backoff, classify = "", retryIf = "" } = retry === undefined || retry === false ? {} : retry
   const openFor = circuitBreaker === undefined || circuitBreaker === false ? undefined : circuitBreaker.openFor
@@ -293,7 +297,8 @@ const trusting = (
     schedules: { ...Object.fromEntries(named), ...schedules },
     predicates: { [retryIf]: () => false, ...predicates },
     classifiers: { [classify]: () => undefined, ...classifiers },
-    conditions: { [String(fallback?.when)]: () => true, ...conditions },
+    conditions: { [String(fallback?.when)]: () => true, [cache?.negative?.when ?? ""]: () => true, ...conditions },
+    keys: { [cache?.key ?? ""]: () => undefined, ...keys },
     fallbacks: { [fallback?.use ?? ""]: () => Effect.void, ...fallbacks }
   }
 }
@@ -386,6 +391,9 @@ const assemble = (
       fallback: former !== undefined && Equal.equals(former.spec.fallback, spec.fallback)
         ? old.fallback
         : yield* registering(fallback(name, spec.fallback, bindings), made),
+      cache: former !== undefined && Equal.equals(former.spec.cache, spec.cache)
+        ? old.cache
+        : yield* registering(cache(name, spec.cache, bindings), made),
       budget,
       // What holds a budget is made anew with another one.
       retry: yield* slot("retry", (options) => StackOptions.retry(name, options, budget), undefined, keepsBudget),
@@ -458,6 +466,25 @@ const fallback = (
     return yield* Fallback.make({ ...options, value })
   })
 
+/** The cache a spec asks for, of whatever its calls answer. */
+const cache = (
+  name: string,
+  spec: Read["cache"],
+  { conditions, keys }: Bindings
+): Effect.Effect<Cache.Cache<unknown> | undefined, SpecError> =>
+  Effect.gen(function*() {
+    if (spec === undefined) return undefined
+    const { key, negative, ...rest } = spec
+    return yield* Cache.make<unknown>({
+      ...rest,
+      name,
+      key: key === undefined ? undefined : yield* bound(keys, "keys", key),
+      negative: negative === undefined
+        ? undefined
+        : { ttl: negative.ttl, when: yield* bound(conditions, "conditions", negative.when) }
+    })
+  })
+
 const sameButRate = (a: Read["rateLimiter"], b: Read["rateLimiter"]): boolean =>
   Equal.equals({ ...a, limit: 0, window: 0 }, { ...b, limit: 0, window: 0 })
 
@@ -484,7 +511,7 @@ interface Reloading {
    * that rate. Everything else that changed begins anew. The name stays that of
    * the first spec. A spec that cannot be compiled fails with a `SpecError` and
    * changes nothing; either way there is an event. So does one with a fallback
-   * where the first had none: it would change what the calls answer.
+   * or a cache where the first had neither: it would change what the calls answer.
    */
   readonly reload: (document: unknown) => Effect.Effect<void, SpecError>
 }
@@ -510,8 +537,14 @@ export const make: {
       })
     const reload = (document: unknown): Effect.Effect<void, SpecError> =>
       Effect.flatMap(read(document), (spec) =>
-        first.spec.fallback === undefined && spec.fallback !== undefined
-          ? Effect.fail(new SpecError({ message: "fallback: the policy was made without one" }))
+        substitutes(spec) && !substitutes(first.spec)
+          ? Effect.fail(
+            new SpecError({
+              message: `${
+                spec.cache === undefined ? "fallback" : "cache"
+              }: the policy was made without a fallback or a cache`
+            })
+          )
           : assemble(spec, bindings, current)).pipe(
           Effect.matchEffect({
             onFailure: (error) => Effect.andThen(told(false, error.message), Effect.fail(error)),
@@ -535,6 +568,8 @@ export const make: {
       { current: Effect.sync(() => current), reload }
     )
   })
+
+const substitutes = ({ cache, fallback }: Read): boolean => cache !== undefined || fallback !== undefined
 
 const encode = Schema.encodeSync(PolicySpec)
 

@@ -716,7 +716,53 @@ describe("PolicySpec, fallback", () => {
       const plain = yield* PolicySpec.make({ timeout: "1 s" })
       assert.strictEqual(
         (yield* Effect.flip(plain.reload(spec))).message,
-        "fallback: the policy was made without one"
+        "fallback: the policy was made without a fallback or a cache"
       )
+    }))
+})
+
+describe("PolicySpec, cache", () => {
+  const asked = (key: string) => CallContext.annotate({ name: "prices", key })
+
+  it.effect("keeps answers by method and key, and serves an old one when there is nothing better", () =>
+    Effect.gen(function*() {
+      const policy = yield* PolicySpec.compile({
+        timeout: "1 s",
+        cache: { ttl: "10 s", jitter: 0, staleIfError: "1 minute" }
+      })
+      let sends = 0
+      const answer = Effect.sync(() => ++sends)
+      assert.strictEqual(yield* policy.run(answer).pipe(asked("eur")), 1)
+      assert.strictEqual(yield* policy.run(answer).pipe(asked("eur")), 1)
+      assert.strictEqual(yield* policy.run(answer).pipe(asked("usd")), 2)
+      yield* TestClock.adjust("11 seconds")
+      assert.strictEqual(yield* policy.run(Effect.fail("down")).pipe(asked("eur")), 1)
+    }))
+
+  it.effect("takes its key and which errors are answers by name", () =>
+    Effect.gen(function*() {
+      const spec = { cache: { ttl: "10 s", key: "tenant", negative: { when: "missing" } } } as const
+      const policy = yield* PolicySpec.compile(spec, {
+        keys: { tenant: (call) => call.headers["tenant"] },
+        conditions: { missing: (error) => error === "missing" }
+      })
+      let sends = 0
+      const missing = Effect.suspend(() => Effect.fail(++sends === 1 ? "missing" : "never"))
+      const from = CallContext.annotate({ headers: { tenant: "a" } })
+      assert.strictEqual(yield* Effect.flip(policy.run(missing).pipe(from)), "missing")
+      assert.strictEqual(yield* Effect.flip(policy.run(missing).pipe(from)), "missing")
+      assert.include((yield* Effect.flip(PolicySpec.compile(spec))).message, "nothing is bound to")
+      assert.deepStrictEqual(yield* PolicySpec.lint(spec), [])
+    }))
+
+  it.effect("is kept, with its answers, by a reload that says the same", () =>
+    Effect.gen(function*() {
+      const spec = { timeout: "1 s", cache: { ttl: "10 s" } } as const
+      const running = yield* PolicySpec.make(spec)
+      yield* running.run(Effect.succeed(1)).pipe(asked("eur"))
+      yield* running.reload({ ...spec, timeout: "2 s" })
+      assert.strictEqual(yield* running.run(Effect.succeed(2)).pipe(asked("eur")), 1)
+      yield* running.reload({ ...spec, cache: { ttl: "20 s" } })
+      assert.strictEqual(yield* running.run(Effect.succeed(3)).pipe(asked("eur")), 3)
     }))
 })

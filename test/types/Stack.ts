@@ -80,12 +80,14 @@ export const answers = (wide: PolicySpec.PolicySpec) =>
     const plain = (yield* PolicySpec.compile({ timeout: "1 s" })).run(one)
     const profile = (yield* PolicySpec.make(Profiles.batch)).run(one)
     const substituting = (yield* PolicySpec.compile({ fallback: { value: "none" } })).run(one)
+    const cached = (yield* PolicySpec.compile({ cache: { ttl: "1 s" } })).run(one)
+    holds<Equal<Effect.Success<typeof cached>, unknown>>()
     const unknown = (yield* PolicySpec.make(wide)).run(one)
     holds<Equal<Effect.Success<typeof plain>, number>>()
     holds<Equal<Effect.Success<typeof profile>, number>>()
     holds<Equal<Effect.Success<typeof substituting>, unknown>>()
     holds<Equal<Effect.Success<typeof unknown>, unknown>>()
-    return [plain, profile, substituting, unknown]
+    return [plain, profile, substituting, cached, unknown]
   })
 
 export const specs = [

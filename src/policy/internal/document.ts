@@ -114,6 +114,19 @@ const FallbackSpec = Schema.Struct({
   )
 )
 
+const CacheSpec = Schema.Struct({
+  ttl: PeriodOrZero,
+  jitter: key(ratio),
+  /** Which errors are answers: the name of a condition. */
+  negative: key(Schema.Struct({ when: Name, ttl: key(Period) })),
+  staleWhileRevalidate: key(PeriodOrZero),
+  staleIfError: key(PeriodOrZero),
+  refreshTimeout: key(Period),
+  capacity: key(positiveInt),
+  /** Which calls are the same: a name of the bindings. Default: those of one method and key. */
+  key: key(Name)
+})
+
 const RetrySpec = Schema.Struct({
   attempts: key(positiveInt),
   backoff: key(Schema.Union([Backoff, Bound])),
@@ -221,6 +234,7 @@ export const PolicySpec = Schema.Struct({
   deadline: key(Period),
   traffic: key(Traffic),
   fallback: key(FallbackSpec),
+  cache: key(CacheSpec),
   retry: key(Schema.Union([Schema.Literal(false), RetrySpec])),
   hedge: key(HedgeSpec),
   rateLimiter: key(RateLimiterSpec),
