@@ -404,6 +404,9 @@ describe("Connection", () => {
       yield* open.close
       assert.deepStrictEqual([open.closed, session.status], [[session], "closed"])
 
+      const unused = yield* world()
+      yield* unused.close
+
       const { close, connection, interrupted, opened } = yield* world()
       const waiting = yield* fork(connection.acquire)
       yield* close
@@ -412,11 +415,11 @@ describe("Connection", () => {
         detail: "this client has closed"
       })
       assert.strictEqual(interrupted(), 1)
-      for (const closed of [open.connection, connection]) {
+      for (const closed of [open.connection, unused.connection, connection]) {
         assert.deepInclude(yield* reason(closed.acquire), { detail: "this client has closed" })
         closed.prepare()
       }
-      assert.deepStrictEqual([open.opened(), opened()], [1, 1])
+      assert.deepStrictEqual([open.opened(), unused.opened(), opened()], [1, 0, 1])
     })
   )
 
