@@ -219,9 +219,9 @@ describe("Timer", () => {
         cancelled.cancel()
         assert.strictEqual(referenced(), before + 1)
         yield* Deferred.await(rang)
-        // Node counts the timer that is calling back until it has.
+        // Node counts the timer that is calling back until it has; one of somebody else's may have ended meanwhile.
         yield* Effect.yieldNow
-        assert.strictEqual(referenced(), before)
+        assert.isAtMost(referenced(), before)
       }))
   })
 })
