@@ -232,6 +232,23 @@ describe("CircuitBreaker: probes that hang", () => {
       }
     }))
 
+  it.effect("decides against probes of which enough were slow", () =>
+    Effect.gen(function*() {
+      for (const [millis, tag] of [[1001, "Open"], [1000, "Closed"]] as const) {
+        const breaker = yield* make(5, {
+          slowCallRatio: 0.5,
+          slowThreshold: "1 second",
+          halfOpen: { probes: 5, successRatio: 0.8, maxWait: "10 seconds" }
+        })
+        yield* breaker.trip("1 second")
+        yield* TestClock.adjust("1 second")
+        yield* slow(breaker, "S", millis)
+        yield* calls(breaker, "S")
+        yield* TestClock.adjust("9 seconds")
+        assert.strictEqual(yield* tagOf(breaker), tag)
+      }
+    }))
+
   it.effect("takes a probe that has not ended by then for a failed one", () =>
     Effect.gen(function*() {
       const breaker = yield* make(5, {

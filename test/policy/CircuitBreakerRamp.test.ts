@@ -117,8 +117,9 @@ describe("CircuitBreaker with a ramp", () => {
     Effect.gen(function*() {
       const breaker = yield* make({ slowCallRatio: 0.5, slowThreshold: "100 millis" })
       yield* slow(breaker, "S", 101)
+      yield* calls(breaker, "S")
       yield* TestClock.adjust("1 second")
-      assert.strictEqual((yield* breaker.state).why, "1 of 1 were slow with a share of 0.1 admitted")
+      assert.strictEqual((yield* breaker.state).why, "1 of 2 were slow with a share of 0.1 admitted")
     }).pipe(drawing(0)))
 
   it.effect("tells of each step, and of one transition at each end", () =>

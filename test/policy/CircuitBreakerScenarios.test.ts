@@ -355,7 +355,7 @@ describe("CircuitBreaker, scenarios: HalfOpen", () => {
       const { _tag, failures, slowCalls } = yield* breaker.state
       assert.deepStrictEqual([_tag, failures, slowCalls], ["HalfOpen", 0, 1])
       yield* slow(breaker, "S", 5000)
-      assert.strictEqual((yield* breaker.state).why, "2 of 2 probes were slow")
+      assert.strictEqual((yield* breaker.state).why, "0 of 2 probes failed, 2 were slow")
       assert.strictEqual(yield* tagOf(breaker), "Open")
     }))
 

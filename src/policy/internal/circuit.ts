@@ -234,9 +234,9 @@ const recover = (from: HalfOpen, now: number, options: Options): Circuit => {
 const reopen = (from: HalfOpen, hint: number, now: number, options: Options): Open => {
   const { failures, slow, successes } = from
   const ended = successes + failures
-  const why = failures > options.probes - options.required || successes * options.probes < options.required * ended
+  const why = slow === 0
     ? `${failures} of ${ended} probes failed`
-    : `${slow} of ${ended} probes were slow`
+    : `${failures} of ${ended} probes failed, ${slow} were slow`
   return open(from, hint > 0 ? whyAsked(hint) : why, hint, now, options)
 }
 
