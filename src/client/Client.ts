@@ -347,19 +347,19 @@ const expiryOf = (
     return {
       atMillis: limit,
       reason: "attemptTimeout",
-      error: () => new CallError.CallError({ _tag: "AttemptTimeout", policy, timeoutMillis, sent: "maybe" })
+      error: (sent) => new CallError.CallError({ _tag: "AttemptTimeout", policy, timeoutMillis, sent })
     }
   }
   if (call.deadline === Deadline.none) return undefined
   return {
     atMillis: call.deadline,
     reason: "deadline",
-    error: () =>
+    error: (sent) =>
       new CallError.CallError({
         _tag: "DeadlineExceeded",
         method: call.name,
         elapsedMillis: call.deadline - calledAt,
-        sent: "maybe",
+        sent,
         last: undefined
       })
   }

@@ -58,7 +58,7 @@ const cases: CallError.Cases<Outcome> = {
   ConnectFailed: () => failureSafe,
   ConnectionLost: (reason) => (reason.sent === "no" ? failureSafe : failure),
   OutcomeUnknown: () => failureFinal,
-  AttemptTimeout: () => failure,
+  AttemptTimeout: (reason) => (reason.sent === "no" ? failureSafe : failure),
   Unavailable: pushback,
   Overloaded: pushback,
   RateLimited: pushback,

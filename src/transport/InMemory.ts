@@ -76,7 +76,7 @@ class Attempt {
     const { expiry } = this
     if (expiry === undefined) return
     this.timer = Timer.schedule(caller, expiry.atMillis, () => {
-      this.end(Exit.fail(expiry.error()))
+      this.end(Exit.fail(expiry.error("maybe")))
       this.interrupt(expiry.reason)
     })
   }

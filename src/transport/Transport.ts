@@ -39,7 +39,8 @@ export interface Expiry<out E> {
   readonly atMillis: number
   /** What the peer is told. */
   readonly reason: Interruption.Reason
-  readonly error: () => E
+  /** The failure, told whether the peer may have seen the attempt. */
+  readonly error: (sent: CallError.Sent) => E
 }
 
 /** One connection to one peer, shared by all calls to it. */

@@ -143,8 +143,9 @@ class Pending {
     const { expiry } = this
     if (expiry === undefined || this.state === "done") return
     this.timer = Timer.scheduleOn(this.session.env.source, expiry.atMillis, () => {
+      const sent = this.session.sentOf(this)
       this.session.abandon(this, expiry.reason)
-      this.resume(Exit.fail(expiry.error()))
+      this.resume(Exit.fail(expiry.error(sent)))
     })
   }
 
@@ -286,6 +287,11 @@ export class ClientSession implements Session {
     this.queued++
     this.queue.push(pending)
     if (!this.outbox.congested) this.awaitSlot()
+  }
+
+  /** Whether the peer may have seen an attempt that is not over. */
+  sentOf(pending: Pending): CallError.Sent {
+    return pending.state === "written" && pending.flush <= this.outbox.flushes ? "maybe" : "no"
   }
 
   /** Its caller has gone: nothing on the wire if it never was there, else a cancel and a slot in quarantine. */
@@ -530,7 +536,7 @@ export class ClientSession implements Session {
     this.quarantine.takeAll()
     this.quarantined = this.queued = this.written = 0
     const exits = pending.map((entry) => {
-      const sent = entry.state === "written" && entry.flush <= this.outbox.flushes ? "maybe" : "no"
+      const sent = this.sentOf(entry)
       // All of them are over before the first is told: one may interrupt another.
       entry.state = "done"
       return Exit.fail(

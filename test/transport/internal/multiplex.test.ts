@@ -229,6 +229,44 @@ describe("ClientSession", () => {
       assert.strictEqual(yield* timers, 0)
     }))
 
+  it.effect("an attempt that expires is cancelled by the session, which knows whether it had left", () =>
+    Effect.gen(function*() {
+      const { ids, pipe, session } = yield* clientOf({ maxInFlight: 2 })
+      session.onData(helloFrame({ features: 1 }))
+      const expiry = (atMillis: number) => ({
+        atMillis,
+        reason: "attemptTimeout" as const,
+        error: (sent: string) => `expired ${sent}`
+      })
+      const expiring = (atMillis: number) => fork(Effect.flip(session.send(request("M"), expiry(atMillis))))
+      const [left, early] = [yield* expiring(1000), yield* expiring(100)]
+      assert.deepStrictEqual(ids(), [0, 1])
+      const queued = yield* expiring(500)
+      assert.strictEqual(yield* timers, 3)
+      yield* TestClock.adjust(100)
+      assert.strictEqual(yield* Fiber.join(early), "expired maybe")
+      pipe.turn()
+      assert.deepStrictEqual(pipe.frames().map(({ payload, type }) => [type, payload.toString("hex")]), [
+        [Type.cancel, "0000000102"]
+      ])
+      yield* TestClock.adjust(400)
+      assert.strictEqual(yield* Fiber.join(queued), "expired no")
+      // Written, but the turn has not ended.
+      session.onData(responseFrame(1))
+      const unflushed = yield* expiring(500)
+      yield* TestClock.adjust(0)
+      assert.strictEqual(yield* Fiber.join(unflushed), "expired no")
+      // Answered, interrupted or lost in time: nothing expires.
+      session.onData(responseFrame(0, "answer"))
+      assert.isTrue(Exit.isFailure(yield* Effect.exit(Fiber.join(left))))
+      const interrupted = yield* expiring(2000)
+      yield* Fiber.interrupt(interrupted)
+      const lost = yield* expiring(2000)
+      session.close("lost")
+      yield* Fiber.await(lost)
+      assert.deepStrictEqual([session.inFlight, yield* timers], [0, 0])
+    }))
+
   it.effect("a peer that asks and does not read is not answered, so that answers do not pile up", () =>
     Effect.gen(function*() {
       const { answer, call, ids, pipe, session } = yield* clientOf()
