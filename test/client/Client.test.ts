@@ -15,6 +15,7 @@ import * as Policy from "../../src/policy/Policy.ts"
 import * as Retry from "../../src/policy/Retry.ts"
 import * as InMemory from "../../src/transport/InMemory.ts"
 import { type Serve, Transport } from "../../src/transport/Transport.ts"
+import * as BodyCodec from "../../src/wire/BodyCodec.ts"
 import * as Frame from "../../src/wire/Frame.ts"
 import { fibers } from "../support/fibers.ts"
 import { interruptEverywhere } from "../support/interruptEverywhere.ts"
@@ -406,6 +407,32 @@ describe("Client", () => {
         assert.strictEqual(seen.length, 2)
       })
     )
+
+    it.effect("that provably never left end with what stopped them, idempotent or not", () =>
+      Effect.gen(function*() {
+        const base = { target: a, detail: "before its flush", sent: "no" } as const
+        const reasons: ReadonlyArray<CallError.Reason> = [
+          { _tag: "ConnectionLost", ...base },
+          { _tag: "AttemptTimeout", policy: "p", timeoutMillis: 1, sent: "no" }
+        ]
+        for (const failure of reasons) {
+          const session = {
+            address: a,
+            status: "open" as const,
+            greeted: true,
+            inFlight: 0,
+            codec: BodyCodec.json,
+            send: () => CallError.fail(failure) as never,
+            drain: Effect.void,
+            onChange: () => () => {}
+          }
+          const transport = { connect: () => Effect.succeed(session), listen: () => Effect.never }
+          const client = yield* clientOf({ retry: false, circuitBreaker: false }).pipe(
+            Effect.provideService(Transport, transport)
+          )
+          assert.deepStrictEqual(yield* reason(client.UserService.Rename({ id: 1, name: "B" })), failure)
+        }
+      }).pipe(Effect.scoped))
 
     test(
       "that nobody took cost nothing: the server sees the first as the first",

@@ -176,6 +176,35 @@ export const suite = (subject: Subject): void => {
     )
 
     test(
+      "gives an attempt up at its expiry, and interrupts the handler with its reason",
+      Effect.gen(function*() {
+        const { call, ended, session, started } = yield* connected
+        const expiry = (atMillis: number) => ({
+          atMillis,
+          reason: "attemptTimeout" as const,
+          error: (sent: string) => `expired ${sent}`
+        })
+        yield* call("echo")
+        const timers = Timer.size(yield* Clock.Clock)
+        const late = yield* Effect.forkChild(Effect.flip(session.send(request("wait", "late"), expiry(1000))))
+        yield* started("late")
+        yield* TestClock.adjust(999)
+        assert.isUndefined(late.pollUnsafe())
+        yield* TestClock.adjust(1)
+        assert.strictEqual(yield* Fiber.join(late), "expired maybe")
+        assert.strictEqual(yield* ended("late"), "attemptTimeout")
+        assert.strictEqual(textOf(yield* session.send(request("echo", "in time"), expiry(5000))), "in time")
+        const left = yield* Effect.forkChild(session.send(request("wait", "left"), expiry(5000)))
+        yield* started("left")
+        yield* Fiber.interrupt(left)
+        assert.strictEqual(yield* ended("left"), "caller")
+        yield* call("echo")
+        assert.deepStrictEqual([subject.pending(session), session.inFlight], [0, 0])
+        assert.strictEqual(Timer.size(yield* Clock.Clock), timers)
+      })
+    )
+
+    test(
       "a handler that cannot be interrupted ends before its listener has closed",
       Effect.gen(function*() {
         const { closeServer, ended, listening, release, waiting } = yield* connected
