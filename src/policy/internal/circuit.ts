@@ -171,11 +171,14 @@ const close = (from: State, now: number, why: string, options: Options): Closed 
   ...counted(options)
 })
 
+/** The openings in a row with one at `now`: closed for as long as it was last open, what happened before is over. */
+const openingsWith = (from: Circuit, now: number): number =>
+  from._tag === "Closed" && now - from.since >= from.openForMillis ? 1 : from.openings + 1
+
 const openFor = (from: Circuit, openForMillis: number, why: string, now: number): Open => ({
   ...after(from, now, why),
   _tag: "Open",
-  // Closed for as long as it was last open: what happened before is over.
-  openings: from._tag === "Closed" && now - from.since >= from.openForMillis ? 1 : from.openings + 1,
+  openings: openingsWith(from, now),
   openForMillis,
   until: Math.min(never, now + openForMillis)
 })
@@ -193,9 +196,8 @@ const askedMillis = (hint: number, draw: number, options: Options): number =>
 
 /** Opens for as long as the number of openings in a row says, or as the server asked where that is longer. */
 export const open = (from: Circuit, why: string, hint: number, now: number, options: Options): Open => {
-  const opened = openFor(from, 0, why, now)
-  const millis = Math.max(ownMillis(opened.openings, from.draw, options), askedMillis(hint, from.draw, options))
-  return { ...opened, openForMillis: millis, until: Math.min(never, now + millis) }
+  const own = ownMillis(openingsWith(from, now), from.draw, options)
+  return openFor(from, Math.max(own, askedMillis(hint, from.draw, options)), why, now)
 }
 
 const halfOpen = (from: Open, draw: number, now: number): HalfOpen => ({
