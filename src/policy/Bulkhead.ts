@@ -176,7 +176,8 @@ const wait = (state: State, granted: () => void) =>
 
 class Waiter extends RankedWaiter {
   readonly rank: number
-  timer: Timer.Timer | undefined
+  /** Set in the step that queues it. */
+  timer!: Timer.Timer
   private readonly state: State
   private readonly fiber: Fiber.Fiber<unknown, unknown>
   private readonly call: CallContext.CallContext
@@ -219,7 +220,7 @@ class Waiter extends RankedWaiter {
 
   /** The wait is over. */
   left(): void {
-    this.timer?.cancel()
+    this.timer.cancel()
     const waited = Timer.now(this.fiber) - this.since
     Stamp.go(this.stamp, waited)
     this.state.waitedMillis += waited
