@@ -117,8 +117,8 @@ export interface NegativeOptions {
 
 export interface CacheOptions<V> {
   /**
-   * How long an answer is fresh: finite; 0 keeps it for errors only. As a function, of that answer: what is not positive
-   * and finite is not kept.
+   * How long an answer is fresh: finite; 0 keeps it for errors only, or not at all. As a function, of that answer: with
+   * what is negative or not finite it is not kept.
    */
   readonly ttl: Duration.Input | ((value: V, call: CallContext.CallContext) => Duration.Input)
   /** Share by which a lifetime may be shortened by chance: in `[0, 1]`. Default 0.05: never longer than asked for. */
@@ -254,18 +254,17 @@ const wait = <V, E, R>(
   if (Deadline.isExceeded(deadline, began)) return resume(outOfTime)
 
   const present = state.flights.get(key)
-  const leads = present === undefined
-  if (!leads) state.counts.shared++
+  if (present !== undefined) state.counts.shared++
   const flight = present ?? state.begin(key, call, self, fiber)
   const land = (exit: Exit.Exit<V, unknown>): Effect.Effect<any, E | Late, R> => {
     if (Exit.isSuccess(exit)) return Effect.succeed(view.of(fetched(exit.value)))
     return Effect.suspend(() => {
       // Its time was up, and there is more of this one.
       const now = Timer.now(fiber)
-      if (!leads && flight.deadline < deadline && (now >= flight.deadline || isOutOfTime(exit.cause))) {
+      if (flight.deadline < deadline && (now >= flight.deadline || isOutOfTime(exit.cause))) {
         return lookup(state, self, view)
       }
-      const stale = flight.isAnswer ? undefined : state.staleOf(key, now)
+      const stale = state.staleOf(key, now)
       return stale !== undefined && isExcuse(exit.cause, call)
         ? state.serve(stale, "stale", call, fiber, view)
         // Calls of one key fail in the same ways: they are one call.
@@ -348,9 +347,8 @@ class Flight<V> {
   readonly waiters = new Set<(exit: Exit.Exit<V, unknown>) => void>()
   worker: Fiber.Fiber<V, unknown> | undefined
   exit: Exit.Exit<V, unknown> | undefined
-  /** What it has brought, and whether that is an error which is an answer. */
+  /** What it has brought. */
   kept: Kept<V> | undefined
-  isAnswer = false
 
   constructor(state: State<V>, key: string, deadline: Deadline.Deadline, background: boolean) {
     this.state = state
@@ -448,7 +446,7 @@ class State<V> {
     this.counts.refreshed++
     const until = Timer.now(fiber) + this.config.refreshMillis
     const own: CallContext.CallContext = { ...call, deadline: Deadline.none, criticality: "sheddable" }
-    const context = fiber.context.pipe(Context.add(CallContext.Current, own), Context.add(Progress.Current, undefined))
+    const context = Context.add(fiber.context, CallContext.Current, own)
     // Not in the step of the caller, who has an answer already.
     const later = Effect.andThen(Effect.yieldNow, Timeout.withDeadlineAt(self, until))
     this.launch(new Flight(this, key, until, true), own, later, fiber, context)
@@ -470,7 +468,6 @@ class State<V> {
       Effect.onExitPrimitive(self, (exit) => {
         // Runs the user's code, in the flight's own fiber: if that throws the flight has failed.
         flight.kept = this.keep(exit, call, Timer.nowOf(clock), random)
-        flight.isAnswer = flight.kept !== undefined && Exit.isFailure(exit)
         return undefined
       })
     )
@@ -513,7 +510,7 @@ class State<V> {
   /** A caller leaves; whether it was the last, so that the flight is to end. */
   leave(flight: Flight<V>, waiter: (exit: Exit.Exit<V, unknown>) => void): boolean {
     flight.waiters.delete(waiter)
-    if (flight.waiters.size > 0 || flight.background || flight.exit !== undefined) return false
+    if (flight.waiters.size > 0 || flight.background) return false
     if (this.flights.get(flight.key) === flight) this.flights.delete(flight.key)
     return true
   }

@@ -133,14 +133,16 @@ describe("Cache", () => {
   it.effect("asks a function how long an answer lasts, and does not keep what has no lifetime", () =>
     Effect.gen(function*() {
       for (const [ttl, kept] of [[1000, true], [0, false], [-5, false], [Infinity, false]] as const) {
-        const cache = yield* Cache.make<number>({
-          ttl: (value, call) => (call.key === "7" ? ttl * value : 0),
-          jitter: 0
-        })
+        const lifetime = (value: number, call: CallContext.CallContext) => (call.key === "7" ? ttl * value : 0)
+        const cache = yield* Cache.make<number>({ ttl: lifetime, jitter: 0 })
         const { call } = counter()
         yield* of(cache, call)
+        assert.strictEqual((yield* cache.stats).size, kept ? 1 : 0)
         yield* TestClock.adjust(999)
         assert.strictEqual(yield* of(cache, call), kept ? 1 : 2, String(ttl))
+        const stale = yield* Cache.make<number>({ ttl: lifetime, staleIfError: "1 hour" })
+        yield* of(stale, Effect.succeed(1))
+        assert.strictEqual((yield* stale.stats).size, ttl >= 0 && ttl < Infinity ? 1 : 0)
       }
     }))
 
@@ -171,6 +173,18 @@ describe("Cache", () => {
       yield* TestClock.adjust("10 seconds")
       yield* Effect.flip(of(cache, failing("no such user"), "no such user"))
       assert.strictEqual(runs, 5)
+      // Nothing else may have gone wrong at the same time, and what has expired is not served.
+      const both = Effect.failCause(Cause.combine(Cause.fail("no such user"), Cause.fail("boom")))
+      yield* Effect.exit(of(cache, both, "both"))
+      assert.strictEqual(yield* of(cache, Effect.succeed(3), "both"), 3)
+      const swr = yield* Cache.make<number>({
+        ...minute,
+        negative: { when: () => true },
+        staleWhileRevalidate: "1 hour"
+      })
+      yield* Effect.flip(of(swr, Effect.fail("boom")))
+      yield* TestClock.adjust("5 seconds")
+      assert.strictEqual(yield* of(swr, Effect.succeed(4)), 4)
     }))
 
   it.effect("says how old an answer is, to the caller and to who looks", () =>
@@ -222,6 +236,16 @@ describe("Cache", () => {
       yield* TestClock.adjust(50)
       assert.strictEqual(yield* Fiber.join(young), 4)
       assert.strictEqual(yield* of(cache, call), 4)
+      // Who leaves an old flight does not take the young one along.
+      yield* cache.clear
+      const leaver = yield* start(of(cache, call))
+      yield* cache.clear
+      const stays = yield* start(of(cache, call))
+      yield* Fiber.interrupt(leaver)
+      const joins = yield* start(of(cache, call))
+      yield* TestClock.adjust(100)
+      assert.strictEqual(yield* Fiber.join(stays), 6)
+      assert.strictEqual(yield* Fiber.join(joins), 6)
       yield* quiet(cache)
     }))
 
@@ -242,14 +266,22 @@ describe("Cache", () => {
     it.effect("share a failure, a defect too", () =>
       Effect.gen(function*() {
         const cache = yield* Cache.make<number>(minute)
-        for (const failure of [Effect.fail("boom"), Effect.die("bug")]) {
-          const call = Effect.andThen(Effect.sleep(10), failure)
+        let runs = 0
+        const failures: ReadonlyArray<Effect.Effect<never, unknown>> = [
+          Effect.fail("boom"),
+          Effect.die("bug"),
+          Effect.interrupt,
+          CallError.fail({ _tag: "DeadlineExceeded", method: "m", elapsedMillis: 10, sent: "maybe" })
+        ]
+        for (const failure of failures) {
+          const call = Effect.andThen(Effect.sleep(10), Effect.suspend(() => (runs++, failure)))
           const fibers = yield* Effect.forEach([1, 2, 3], () => start(Effect.exit(of(cache, call))))
           yield* TestClock.adjust(10)
           const [first, ...others] = yield* Effect.forEach(fibers, Fiber.join)
           assert.isTrue(Exit.isFailure(first!))
           others.forEach((exit) => assert.deepStrictEqual(exit, first))
         }
+        assert.strictEqual(runs, failures.length)
         yield* quiet(cache)
       }))
 
@@ -357,6 +389,10 @@ describe("Cache", () => {
         const { call } = counter()
         assert.strictEqual(yield* of(cache, cache.run(call)), 1)
         assert.strictEqual(yield* of(cache, of(cache, of(cache, call, "9"), "8"), "9"), 2)
+        // But for those of another cache.
+        const outer = yield* Cache.make<number>(minute)
+        assert.strictEqual(yield* of(outer, of(cache, call, "10"), "10"), 3)
+        assert.strictEqual((yield* cache.peek("GetUser:10"))?.value, 3)
         yield* quiet(cache)
       }))
 
@@ -432,6 +468,15 @@ describe("Cache", () => {
         assert.deepStrictEqual(yield* tagged(cache, call), { value: 11, how: "fresh", ageMillis: 0 })
         assert.include(yield* cache.stats, { fetched: 1, refreshed: 1, stale: 3, fresh: 1 })
         yield* quiet(cache)
+        // Not even the first step of the new call is made before the old answer has been given.
+        yield* TestClock.adjust("1 minute")
+        const order: Array<string> = []
+        yield* Effect.tap(
+          of(cache, Effect.sync(() => order.push("fetched"))),
+          () => Effect.sync(() => void order.push("served"))
+        )
+        yield* TestClock.adjust(1)
+        assert.deepStrictEqual(order, ["served", "fetched"])
       }))
 
     it.effect("is over after its time: then callers wait", () =>
