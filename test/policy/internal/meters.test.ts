@@ -149,10 +149,10 @@ describe("Bursty", () => {
       for (const { gap, patient, permits } of gaps) {
         now += gap
         for (; now >= windowEnd; windowEnd += 100) balance = Math.min(burst, balance + limit)
-        assert.strictEqual(meter.available(now), Math.max(0, balance))
         let due = now
         for (let [paid, at] = [balance, windowEnd]; paid < permits; paid += limit, at += 100) due = at
         assert.strictEqual(Math.max(now, meter.dueAt(now, permits)), due)
+        assert.strictEqual(meter.available(now), Math.max(0, balance))
         if (due > now && !patient) continue
         meter.take(now, permits)
         balance -= permits
