@@ -1,6 +1,6 @@
 import * as NodeHttpClient from "@effect/platform-node/NodeHttpClient"
 import { assert, describe, it } from "@effect/vitest"
-import { Deferred, Effect, Exit, Fiber, type Layer, Stream } from "effect"
+import { Effect, Fiber, type Layer, Stream } from "effect"
 import { HttpBody, HttpClient, HttpClientError, HttpClientRequest, HttpClientResponse } from "effect/http"
 import { TestClock } from "effect/testing"
 import * as Http from "node:http"
@@ -239,6 +239,17 @@ describe("HttpPolicy", () => {
       assert.deepStrictEqual([response.status, yield* response.text], [503, "body"])
     }))
 
+  it.effect("answers with an error when the deadline passes during an attempt: what came before is closed by then", () =>
+    Effect.gen(function*() {
+      const guarded = HttpPolicy.apply(fake({ status: 503 }, "hang").client, yield* retry)
+      const fiber = yield* Effect.forkChild(Effect.flip(Timeout.withDeadline(guarded.get(url), "5 seconds")), {
+        startImmediately: true
+      })
+      yield* TestClock.adjust("5 seconds")
+      const error = yield* Fiber.join(fiber)
+      assert.strictEqual(error.reason._tag, "DeadlineExceeded")
+    }))
+
   it.effect("limits an attempt until the headers are there", () =>
     Effect.gen(function*() {
       const policy = Policy.stack({ retry: yield* retry, timeout: yield* Timeout.make({ timeout: "1 second" }) })
@@ -321,10 +332,14 @@ describe("HttpPolicy over a real server", () => {
     it.live(`retries a 503 over ${name}, closes its endless body, and reads the answer's`, () =>
       Effect.gen(function*() {
         let requests = 0
-        const closed = yield* Deferred.make<void>()
+        const closed = Promise.withResolvers<void>()
         const server = yield* listen((_, response) => {
-          if (++requests > 1) return void response.end("at last")
-          response.on("close", () => Deferred.doneUnsafe(closed, Exit.void))
+          if (++requests > 1) {
+            // Only once the first one's body is closed.
+            void closed.promise.then(() => response.end("at last"))
+            return
+          }
+          response.on("close", () => closed.resolve())
           response.writeHead(503, { "content-type": "text/plain" })
           // And never ends.
           response.write("partial")
@@ -333,7 +348,6 @@ describe("HttpPolicy over a real server", () => {
         const policy = yield* Retry.make({ attempts: 2, backoff: Backoff.constant({ base: 1 }) })
         const response = yield* HttpPolicy.apply(http, policy).get(`http://127.0.0.1:${portOf(server)}/`)
         assert.deepStrictEqual([response.status, yield* response.text, requests], [200, "at last", 2])
-        yield* Deferred.await(closed)
       }).pipe(Effect.scoped, Effect.provide(layer)))
 
     it.live(`knows a refused connection over ${name}, and repeats even a POST`, () =>

@@ -600,15 +600,40 @@ describe("PolicySpec, reload", () => {
       }).pipe(Effect.provideService(Policy.CurrentRegistry, { register }))
     }))
 
-  it.effect("takes specs one at a time, and none is lost to an interrupt in the middle", () =>
+  it.effect("takes specs one at a time: none takes over from one that is gone", () =>
     Effect.gen(function*() {
-      const running = yield* PolicySpec.make(base)
-      yield* Effect.all(
-        [4, 5, 6].map((limit) => running.reload({ ...base, bulkhead: { limit } })),
-        { concurrency: "unbounded" }
+      const names = new Set<Policy.Registered>()
+      const register = (policy: Policy.Registered) => {
+        names.add(policy)
+        return () => void names.delete(policy)
+      }
+      // Stepping it takes turns, so that the reloads overlap.
+      const patient = Schedule.modifyDelay(
+        Schedule.spaced("1 second"),
+        ({ duration }) => Effect.as(Effect.yieldNow, duration)
       )
-      const { slots, spec } = yield* running.current
-      assert.strictEqual((yield* slots.bulkhead!.stats).limit, spec.bulkhead!.limit)
+      const spec = { timeout: "1 s", retry: { backoff: { schedule: "patient" } } } as const
+      yield* Effect.gen(function*() {
+        const running = yield* PolicySpec.make(spec, { schedules: { patient } })
+        yield* Effect.all([3, 4, 5].map((k) => running.reload({ ...spec, adaptiveThrottle: { k } })), {
+          concurrency: "unbounded"
+        })
+        assert.lengthOf(Array.from(names).filter((policy) => policy.kind === "adaptiveThrottle"), 1)
+      }).pipe(Effect.provideService(Policy.CurrentRegistry, { register }))
+    }))
+
+  it.effect("counts no result of a call that a changed breaker had admitted before", () =>
+    Effect.gen(function*() {
+      const before = { consecutiveFailures: 1, openFor: "1 s", jitter: 0, halfOpen: { probes: 1 } } as const
+      const result = yield* Scenario.run({ ...base, circuitBreaker: before }, [
+        { at: 0, call: "fail" },
+        { at: 1000, call: { does: "fail", after: 500 } },
+        { at: 1100, reload: { ...base, circuitBreaker: { ...before, openFor: "10 s" } } },
+        { at: 1200, call: { does: "succeed", after: 100 } },
+        { at: 1400, call: "succeed" },
+        { at: 1600, call: "succeed" }
+      ])
+      assert.deepStrictEqual(results(result), ["failed", "failed", "ok", "ok", "ok"])
     }))
 
   it.effect("a rejected call says which stack rejected it", () =>
