@@ -396,12 +396,16 @@ const send = (
     )
   }
   const attempt = (trace: CallContext.TraceContext | undefined): Effect.Effect<unknown, unknown> => {
-    const { current } = endpoint.connection
-    if (current !== undefined && !hooked(receiver)) {
-      return on(current, trace, expiryOf(fiber, timeout, call, calledAt))
+    const { connection } = endpoint
+    if (hooked(receiver)) {
+      const hooks = Effect.flatMap(connection.acquire(), (session) => on(session, trace))
+      return Timeout.withDeadlineAt(timeout === undefined ? hooks : timeout.run(hooks), call.deadline)
     }
-    const cold = Effect.flatMap(endpoint.connection.acquire, (session) => on(session, trace))
-    return Timeout.withDeadlineAt(timeout === undefined ? cold : timeout.run(cold), call.deadline)
+    const expiry = expiryOf(fiber, timeout, call, calledAt)
+    const { current } = connection
+    return current === undefined
+      ? Effect.flatMap(connection.acquire(expiry), (session) => on(session, trace, expiry))
+      : on(current, trace, expiry)
   }
   if (receiver === undefined) return attempt(call.trace)
   const startedAt = Timer.now(fiber)

@@ -18,7 +18,7 @@ import * as Random from "effect/Random"
 import * as Scope from "effect/Scope"
 import * as Options from "../contract/Options.ts"
 import * as Timer from "../contract/Timer.ts"
-import { type ConnectError, connectFailed, type Session, type Transport } from "./Transport.ts"
+import { type ConnectError, connectFailed, type Expiry, type Session, type Transport } from "./Transport.ts"
 
 export interface ConnectionOptions {
   /** Delay after the first failed opening, before jitter. Default 50 ms: about a restart of a local process. */
@@ -39,15 +39,18 @@ export interface Connection {
   readonly current: Session | undefined
   /** Whether asking now would fail at once, and until when (monotonic milliseconds). */
   readonly backoffUntil: number
-  /** The open session, or a new one. Fails at once during a backoff. */
-  readonly acquire: Effect.Effect<Session, ConnectError>
+  /** The open session, or a new one. Fails at once during a backoff; waits at most until the attempt expires. */
+  readonly acquire: <E = never>(expiry?: Expiry<E>) => Effect.Effect<Session, ConnectError | E>
   /** Begins to open a session, if none is open or being opened and no backoff forbids it. */
   readonly prepare: () => void
   /** Finishes what is in flight and opens nothing more. */
   readonly drain: Effect.Effect<void>
 }
 
-type Waiter = (exit: Exit.Exit<Session, ConnectError>) => void
+interface Waiter {
+  readonly resume: (exit: Exit.Exit<Session, ConnectError>) => void
+  timer: Timer.Timer | undefined
+}
 
 /** Most calls that wait for one session to open: as many as a session lets wait. */
 const maxWaiters = 4096
@@ -105,22 +108,33 @@ class Shared implements Connection {
     return this.session?.status === "open" ? this.session : undefined
   }
 
-  readonly acquire: Effect.Effect<Session, ConnectError> = Effect.suspend(() => {
-    const { current } = this
-    if (current !== undefined) return Effect.succeed(current)
-    const refused = this.refusal()
-    if (refused !== undefined) return Effect.fail(refused)
-    return Effect.callback<Session, ConnectError>((resume) => {
-      if (this.waiters.size >= maxWaiters) {
-        return resume(
-          Effect.fail(connectFailed(this.address, "unreachable", `${maxWaiters} calls wait for it already`))
-        )
-      }
-      this.waiters.add(resume)
-      this.prepare()
-      return Effect.sync(() => this.waiters.delete(resume))
+  readonly acquire = <E = never>(expiry?: Expiry<E>): Effect.Effect<Session, ConnectError | E> =>
+    Effect.suspend(() => {
+      const { current } = this
+      if (current !== undefined) return Effect.succeed(current)
+      const refused = this.refusal()
+      if (refused !== undefined) return Effect.fail(refused)
+      return Effect.callback<Session, ConnectError | E>((resume) => {
+        if (this.waiters.size >= maxWaiters) {
+          return resume(
+            Effect.fail(connectFailed(this.address, "unreachable", `${maxWaiters} calls wait for it already`))
+          )
+        }
+        const waiter: Waiter = { resume, timer: undefined }
+        if (expiry !== undefined) {
+          waiter.timer = Timer.scheduleOn(this.config.source, expiry.atMillis, () => {
+            this.waiters.delete(waiter)
+            resume(Effect.fail(expiry.error("no")))
+          })
+        }
+        this.waiters.add(waiter)
+        this.prepare()
+        return Effect.sync(() => {
+          waiter.timer?.cancel()
+          this.waiters.delete(waiter)
+        })
+      })
     })
-  })
 
   readonly prepare = (): void => {
     if (this.connecting || this.current !== undefined || this.refusal() !== undefined) return
@@ -224,7 +238,10 @@ class Shared implements Connection {
   private settle(exit: Exit.Exit<Session, ConnectError>): void {
     const { waiters } = this
     this.waiters = new Set()
-    for (const waiter of waiters) waiter(exit)
+    for (const { resume, timer } of waiters) {
+      timer?.cancel()
+      resume(exit)
+    }
   }
 }
 

@@ -47,7 +47,7 @@ const world = (
             address,
             current: { greeted: true } as never,
             backoffUntil: -Infinity,
-            acquire: Effect.never,
+            acquire: () => Effect.never,
             prepare: () => void log.push(`prepared ${address}`),
             drain
           }

@@ -450,7 +450,7 @@ describe("Client", () => {
       Effect.gen(function*() {
         const [atA, atB] = [yield* counting(a, [undefined]), yield* counting(b, [undefined])]
         const client = yield* clientOf(
-          { circuitBreaker: false, retry: false, timeout: false, bulkhead: { limit: 1, queue: 0 } },
+          { circuitBreaker: false, retry: false, timeout: false, bulkhead: { limit: 1, maxQueue: 0 } },
           { target: "pair" }
         )
         const first = yield* fork(client.UserService.Get({ id: 1 }))
@@ -494,6 +494,69 @@ describe("Client", () => {
           sent: "maybe"
         })
         assert.deepStrictEqual([seen.length, interrupted], [1, ["deadline"]])
+      })
+    )
+
+    const unconnected = Effect.provideService(Transport, { connect: () => Effect.never, listen: () => Effect.never })
+
+    test(
+      "holds while no connection opens, and so does an attempt's timeout: nothing was sent",
+      Effect.gen(function*() {
+        const client = yield* clientOf({ ...instead, timeout: false }).pipe(unconnected)
+        const call = yield* fork(told(client.UserService.Rename({ id: 1, name: "B" }, { deadline: 1500 })))
+        yield* TestClock.adjust(1499)
+        assert.isUndefined(call.pollUnsafe())
+        yield* TestClock.adjust(1)
+        assert.strictEqual(yield* Fiber.join(call), "DeadlineExceeded no")
+
+        const timed = yield* clientOf({ circuitBreaker: false, retry: false, timeout: 200 }).pipe(unconnected)
+        const attempt = yield* fork(told(timed.UserService.Rename({ id: 1, name: "B" }, { deadline: 1500 })))
+        yield* TestClock.adjust(200)
+        assert.strictEqual(yield* Fiber.join(attempt), "AttemptTimeout no")
+      })
+    )
+
+    test(
+      "holds in a queue of the stack",
+      Effect.gen(function*() {
+        const { seen } = yield* counting(a, [undefined])
+        const slots: ReadonlyArray<readonly [ClientStack.Options, string]> = [
+          [{ bulkhead: { limit: 1, maxQueue: 10 } }, "DeadlineExceeded"],
+          [{ adaptiveLimiter: { initial: 1, min: 1, max: 1, maxQueue: 10 } }, "DeadlineExceeded"],
+          // A wait whose length is known is not begun.
+          [{ rateLimiter: { limit: 1, burst: 1, window: "1 minute", maxWait: "1 minute" } }, "LimitReached"]
+        ]
+        for (const [slot, tag] of slots) {
+          const sent = seen.length
+          const client = yield* clientOf({ circuitBreaker: false, retry: false, timeout: false, ...slot })
+          const first = yield* fork(client.UserService.Get({ id: 1 }))
+          const second = yield* fork(reason(client.UserService.Get({ id: 1 }, { deadline: 1500 })))
+          yield* TestClock.adjust(1500)
+          const exit = second.pollUnsafe()
+          yield* Fiber.interrupt(first)
+          assert.isTrue(exit !== undefined && Exit.isSuccess(exit) && exit.value._tag === tag)
+          assert.strictEqual(seen.length, sent + 1)
+        }
+      })
+    )
+
+    test(
+      "holds around a receiver's hook, whatever it waits for",
+      Effect.gen(function*() {
+        yield* counting(a, [ok])
+        const client = yield* clientOf({ ...instead, timeout: false })
+        const hook: CallEvent.Receiver = {
+          event: () => {},
+          aroundAttempt: (self) => Effect.andThen(Effect.never, self(undefined))
+        }
+        const call = yield* fork(
+          told(client.UserService.Get({ id: 1 }, { deadline: 1500 })).pipe(
+            Effect.provideService(CallEvent.CurrentReceiver, hook)
+          )
+        )
+        yield* TestClock.adjust(1500)
+        assert.isDefined(call.pollUnsafe())
+        assert.strictEqual(yield* Fiber.join(call), "DeadlineExceeded maybe")
       })
     )
 
@@ -683,7 +746,7 @@ describe("Client", () => {
     Effect.gen(function*() {
       const { listening } = yield* counting(a, [undefined])
       const client = yield* clientOf({
-        bulkhead: { limit: 1, queue: 0 },
+        bulkhead: { limit: 1, maxQueue: 0 },
         rateLimiter: { limit: 1_000_000, window: "1 second" },
         circuitBreaker: { consecutiveFailures: 1 }
       })

@@ -178,7 +178,7 @@ export const suite = (subject: Subject): void => {
     test(
       "gives an attempt up at its expiry, and interrupts the handler with its reason",
       Effect.gen(function*() {
-        const { call, ended, session, started } = yield* connected
+        const { call, ended, release, session, started } = yield* connected
         const expiry = (atMillis: number) => ({
           atMillis,
           reason: "attemptTimeout" as const,
@@ -194,6 +194,10 @@ export const suite = (subject: Subject): void => {
         assert.strictEqual(yield* Fiber.join(late), "expired maybe")
         assert.strictEqual(yield* ended("late"), "attemptTimeout")
         assert.strictEqual(textOf(yield* session.send(request("echo", "in time"), expiry(5000))), "in time")
+        const soon = yield* Effect.forkChild(session.send(request("wait", "soon"), expiry(5000)))
+        yield* started("soon")
+        yield* release("soon")
+        assert.strictEqual(textOf(yield* Fiber.join(soon)), "soon")
         const left = yield* Effect.forkChild(session.send(request("wait", "left"), expiry(5000)))
         yield* started("left")
         yield* Fiber.interrupt(left)

@@ -118,12 +118,12 @@ describe("Connection", () => {
     Effect.gen(function*() {
       const { connection, opened, succeed } = yield* world()
       assert.strictEqual(opened(), 0)
-      const waiting = yield* Effect.replicateEffect(fork(connection.acquire), 100)
+      const waiting = yield* Effect.replicateEffect(fork(connection.acquire()), 100)
       connection.prepare()
       assert.deepStrictEqual([opened(), connection.current], [1, undefined])
       const session = yield* succeed
       for (const fiber of waiting) assert.strictEqual(yield* Fiber.join(fiber), session)
-      assert.strictEqual(yield* connection.acquire, session)
+      assert.strictEqual(yield* connection.acquire(), session)
       assert.deepStrictEqual([opened(), connection.current === session], [1, true])
     })
   )
@@ -132,9 +132,9 @@ describe("Connection", () => {
     "goes on opening when who waits has left",
     Effect.gen(function*() {
       const { connection, interrupted, opened, succeed } = yield* world()
-      const only = yield* fork(connection.acquire)
+      const only = yield* fork(connection.acquire())
       yield* Fiber.interrupt(only)
-      const other = yield* fork(connection.acquire)
+      const other = yield* fork(connection.acquire())
       const session = yield* succeed
       assert.strictEqual(yield* Fiber.join(other), session)
       assert.deepStrictEqual([opened(), interrupted()], [1, 0])
@@ -145,27 +145,52 @@ describe("Connection", () => {
     interruptEverywhere(Effect.gen(function*() {
       const { close, connection, succeed } = yield* Scope.provide(world(), Scope.makeUnsafe())
       return {
-        work: connection.acquire,
+        work: connection.acquire(),
         check: (where) =>
           Effect.gen(function*() {
             assert.strictEqual((Reflect.get(connection, "waiters") as Set<unknown>).size, 0, where)
             connection.prepare()
             const session = yield* succeed
-            assert.strictEqual(yield* connection.acquire, session, where)
+            assert.strictEqual(yield* connection.acquire(), session, where)
             yield* close
           }).pipe(Effect.orDie)
       }
     })))
 
   test(
+    "lets an attempt wait until it expires, and says that it was not sent",
+    Effect.gen(function*() {
+      const { connection, succeed } = yield* world()
+      const clock = yield* Clock.Clock
+      const expiry = {
+        atMillis: 300,
+        reason: "attemptTimeout" as const,
+        error: (sent: string) => `expired ${sent}`
+      }
+      const [late, patient, left] = [
+        yield* fork(Effect.flip(connection.acquire(expiry))),
+        yield* fork(connection.acquire({ ...expiry, atMillis: 900 })),
+        yield* fork(connection.acquire({ ...expiry, atMillis: 900 }))
+      ]
+      yield* Fiber.interrupt(left!)
+      yield* TestClock.adjust(300)
+      assert.deepStrictEqual([yield* Fiber.join(late!), Timer.size(clock)], ["expired no", 1])
+      const session = yield* succeed
+      assert.strictEqual(yield* Fiber.join(patient!), session)
+      assert.strictEqual(Timer.size(clock), 0)
+      assert.strictEqual(yield* connection.acquire({ ...expiry, atMillis: 0 }), session)
+    })
+  )
+
+  test(
     "4,096 may wait for one session, more are sent elsewhere",
     Effect.gen(function*() {
       const { connection, succeed } = yield* world()
-      const waiting = yield* Effect.replicateEffect(fork(connection.acquire), 4096)
-      const refused = yield* reason(connection.acquire)
+      const waiting = yield* Effect.replicateEffect(fork(connection.acquire()), 4096)
+      const refused = yield* reason(connection.acquire())
       assert.deepInclude(refused, { _tag: "ConnectFailed", kind: "unreachable", sent: "no" })
       yield* Fiber.interrupt(waiting[0]!)
-      const last = yield* fork(connection.acquire)
+      const last = yield* fork(connection.acquire())
       yield* succeed
       yield* Fiber.join(last)
     })
@@ -175,7 +200,7 @@ describe("Connection", () => {
     "fails all who wait, then whoever asks until the backoff is over, and says when that is",
     Effect.gen(function*() {
       const { connection, fail, opened, succeed } = yield* world()
-      const waiting = yield* Effect.replicateEffect(fork(connection.acquire), 3)
+      const waiting = yield* Effect.replicateEffect(fork(connection.acquire()), 3)
       yield* fail
       for (const fiber of waiting) {
         assert.deepStrictEqual(yield* reason(Fiber.join(fiber)), {
@@ -189,12 +214,12 @@ describe("Connection", () => {
       }
       assert.strictEqual(connection.backoffUntil, 50)
       yield* TestClock.adjust(20)
-      const refused = yield* reason(connection.acquire)
+      const refused = yield* reason(connection.acquire())
       assert.deepInclude(refused, { _tag: "ConnectFailed", kind: "refused", retryAfterMillis: 30 })
       connection.prepare()
       assert.strictEqual(opened(), 1)
       yield* TestClock.adjust(30)
-      const again = yield* fork(connection.acquire)
+      const again = yield* fork(connection.acquire())
       assert.strictEqual(opened(), 2)
       yield* succeed
       yield* Fiber.join(again)
@@ -255,7 +280,7 @@ describe("Connection", () => {
       const first = yield* succeed
       first.become("closed")
       assert.strictEqual(opened(), 1)
-      const waiting = yield* fork(connection.acquire)
+      const waiting = yield* fork(connection.acquire())
       assert.strictEqual(opened(), 2)
       const second = yield* succeed
       assert.strictEqual(yield* Fiber.join(waiting), second)
@@ -271,7 +296,7 @@ describe("Connection", () => {
       const first = yield* succeed
       first.become("draining")
       assert.strictEqual(connection.current, undefined)
-      const waiting = yield* fork(connection.acquire)
+      const waiting = yield* fork(connection.acquire())
       const second = yield* succeed
       assert.strictEqual(yield* Fiber.join(waiting), second)
       assert.deepStrictEqual([opened(), closed.length], [2, 0])
@@ -289,7 +314,7 @@ describe("Connection", () => {
     Effect.gen(function*() {
       const { connection, succeed } = yield* world({ greeted: false })
       const clock = yield* Clock.Clock
-      const waiting = yield* fork(connection.acquire)
+      const waiting = yield* fork(connection.acquire())
       const session = yield* succeed
       yield* TestClock.adjust(249)
       assert.deepStrictEqual([waiting.pollUnsafe(), connection.current, Timer.size(clock)], [undefined, undefined, 1])
@@ -303,7 +328,7 @@ describe("Connection", () => {
     "uses a connection as soon as it says something",
     Effect.gen(function*() {
       const { connection, succeed } = yield* world({ greeted: false })
-      const waiting = yield* fork(connection.acquire)
+      const waiting = yield* fork(connection.acquire())
       const session = yield* succeed
       yield* TestClock.adjust(100)
       session.greet()
@@ -317,7 +342,7 @@ describe("Connection", () => {
     "waits for no greeting when told so",
     Effect.gen(function*() {
       const { connection, succeed } = yield* world({ greeted: false, connection: { greetingWait: 0 } })
-      const waiting = yield* fork(connection.acquire)
+      const waiting = yield* fork(connection.acquire())
       const session = yield* succeed
       assert.strictEqual(yield* Fiber.join(waiting), session)
     })
@@ -329,14 +354,14 @@ describe("Connection", () => {
       const { connection, opened, succeed } = yield* world({ greeted: false })
       const delays: Array<number> = []
       for (let round = 0; round < 3; round++) {
-        const waiting = yield* fork(connection.acquire)
+        const waiting = yield* fork(connection.acquire())
         const session = yield* succeed
         // Before the greeting wait is over, and after.
         if (round === 1) yield* TestClock.adjust(250)
         session.become("closed")
         if (round === 1) assert.strictEqual(yield* Fiber.join(waiting), session)
         else assert.deepInclude(yield* reason(Fiber.join(waiting)), { _tag: "ConnectFailed", kind: "unreachable" })
-        assert.strictEqual((yield* reason(connection.acquire))._tag, "ConnectFailed")
+        assert.strictEqual((yield* reason(connection.acquire()))._tag, "ConnectFailed")
         delays.push(connection.backoffUntil - Timer.nowOf(yield* Clock.Clock))
         yield* TestClock.adjust(delays.at(-1)!)
       }
@@ -371,7 +396,7 @@ describe("Connection", () => {
       const session = yield* succeed
       const draining = yield* fork(connection.drain)
       assert.deepStrictEqual([session.drains, session.status], [1, "draining"])
-      assert.deepInclude(yield* reason(connection.acquire), {
+      assert.deepInclude(yield* reason(connection.acquire()), {
         _tag: "ConnectFailed",
         detail: "this client is draining"
       })
@@ -387,7 +412,7 @@ describe("Connection", () => {
     "a drain while a session is being opened keeps none",
     Effect.gen(function*() {
       const { closed, connection, succeed } = yield* world()
-      const waiting = yield* fork(connection.acquire)
+      const waiting = yield* fork(connection.acquire())
       yield* connection.drain
       assert.deepInclude(yield* reason(Fiber.join(waiting)), { _tag: "ConnectFailed", sent: "no" })
       const session = yield* succeed
@@ -408,7 +433,7 @@ describe("Connection", () => {
       yield* unused.close
 
       const { close, connection, interrupted, opened } = yield* world()
-      const waiting = yield* fork(connection.acquire)
+      const waiting = yield* fork(connection.acquire())
       yield* close
       assert.deepInclude(yield* reason(Fiber.join(waiting)), {
         _tag: "ConnectFailed",
@@ -416,7 +441,7 @@ describe("Connection", () => {
       })
       assert.strictEqual(interrupted(), 1)
       for (const closed of [open.connection, unused.connection, connection]) {
-        assert.deepInclude(yield* reason(closed.acquire), { detail: "this client has closed" })
+        assert.deepInclude(yield* reason(closed.acquire()), { detail: "this client has closed" })
         closed.prepare()
       }
       assert.deepStrictEqual([open.opened(), unused.opened(), opened()], [1, 0, 1])
@@ -427,11 +452,11 @@ describe("Connection", () => {
     "a transport that dies fails who waits with its defect, and is asked again",
     Effect.gen(function*() {
       const { connection, die, succeed } = yield* world()
-      const waiting = yield* fork(connection.acquire)
+      const waiting = yield* fork(connection.acquire())
       yield* die
       const exit = yield* Fiber.await(waiting)
       assert.isTrue(Exit.isFailure(exit) && Exit.hasDies(exit))
-      const again = yield* fork(connection.acquire)
+      const again = yield* fork(connection.acquire())
       const session = yield* succeed
       assert.strictEqual(yield* Fiber.join(again), session)
     })
