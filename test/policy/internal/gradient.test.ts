@@ -134,6 +134,33 @@ describe("gradient", () => {
     assert.strictEqual(core.recent.value, 450)
   })
 
+  it("takes only answers for latencies", () => {
+    for (const [kind, millis] of [["late", 5000], ["refused", 1]] as const) {
+      const core = make()
+      for (let i = 1; i <= 48; i++) core.record("answered", 10 * i, 20, false, 1001)
+      window(core, kind, millis, 20, 1001, 2)
+      assert.strictEqual(core.recent.value, 440)
+    }
+  })
+
+  it("waits for two of the fastest call also where that was late, but not where it was refused", () => {
+    const late = make({ minimumCalls: 20 })
+    window(late, "late", 2000, 20, 1001, 20)
+    assert.isUndefined(window(late, "late", 2000, 20, 5001, 20), "4 s are not over")
+    assert.include(window(late, "late", 2000, 20, 5002, 1), { from: 10, to: 5 })
+    const refused = make({ minimumCalls: 20 })
+    window(refused, "refused", 1, 20, 1001, 1)
+    window(refused, "answered", 2000, 20, 1001, 19)
+    assert.isUndefined(window(refused, "answered", 2000, 20, 5001, 20), "4 s are not over")
+    assert.isDefined(window(refused, "answered", 2000, 20, 5002, 1))
+  })
+
+  it("counts queueing in steps, which are of two calls from 100 on", () => {
+    // Of 100 calls 10 are queueing: 5 steps' worth, where 6 would be one too many.
+    const { call } = warm({ initial: 100 })
+    assert.strictEqual(call(1130, 50), 100)
+  })
+
   it("falls above 6 steps' worth of queueing, grows below 3, and else holds", () => {
     const still = { correlation: 0, variation: 0 }
     const steps = (queueing: number) => changeOf(queueing, true, still, still).steps
