@@ -517,6 +517,25 @@ describe("Client", () => {
     )
 
     test(
+      "holds over a slow connection and a server that never answers",
+      Effect.gen(function*() {
+        const { interrupted, seen } = yield* counting(a, [undefined])
+        const transport = yield* Transport
+        const slow = Effect.provideService(Transport, {
+          ...transport,
+          connect: (address: string) => Effect.andThen(Effect.sleep(1000), transport.connect(address))
+        })
+        const client = yield* clientOf({ ...instead, timeout: false }).pipe(slow)
+        const call = yield* fork(told(client.UserService.Get({ id: 1 }, { deadline: 1500 })))
+        yield* TestClock.adjust(1000)
+        assert.strictEqual(seen.length, 1)
+        yield* TestClock.adjust(500)
+        assert.strictEqual(yield* Fiber.join(call), "DeadlineExceeded maybe")
+        assert.deepStrictEqual(interrupted, ["deadline"])
+      })
+    )
+
+    test(
       "holds in a queue of the stack",
       Effect.gen(function*() {
         const { seen } = yield* counting(a, [undefined])
@@ -543,7 +562,7 @@ describe("Client", () => {
     test(
       "holds around a receiver's hook, whatever it waits for",
       Effect.gen(function*() {
-        yield* counting(a, [ok])
+        yield* counting(a, [undefined])
         const client = yield* clientOf({ ...instead, timeout: false })
         const hook: CallEvent.Receiver = {
           event: () => {},
@@ -557,6 +576,19 @@ describe("Client", () => {
         yield* TestClock.adjust(1500)
         assert.isDefined(call.pollUnsafe())
         assert.strictEqual(yield* Fiber.join(call), "DeadlineExceeded maybe")
+
+        // An attempt's timeout is around the hook too.
+        const timed = yield* clientOf({ circuitBreaker: false, retry: false, timeout: 200 })
+        const attempt = yield* fork(
+          told(timed.UserService.Get({ id: 1 })).pipe(
+            Effect.provideService(CallEvent.CurrentReceiver, {
+              event: () => {},
+              aroundAttempt: (self) => self(undefined)
+            })
+          )
+        )
+        yield* TestClock.adjust(200)
+        assert.strictEqual(yield* Fiber.join(attempt), "AttemptTimeout maybe")
       })
     )
 
