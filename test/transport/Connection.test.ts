@@ -175,6 +175,7 @@ describe("Connection", () => {
       yield* Fiber.interrupt(left!)
       yield* TestClock.adjust(300)
       assert.deepStrictEqual([yield* Fiber.join(late!), Timer.size(clock)], ["expired no", 1])
+      assert.strictEqual((Reflect.get(connection, "waiters") as Set<unknown>).size, 1)
       const session = yield* succeed
       assert.strictEqual(yield* Fiber.join(patient!), session)
       assert.strictEqual(Timer.size(clock), 0)
