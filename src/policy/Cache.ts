@@ -268,7 +268,7 @@ const wait = <V, E, R>(
       return stale !== undefined && isExcuse(exit.cause, call)
         ? state.serve(stale, "stale", call, fiber, view)
         // Calls of one key fail in the same ways: they are one call.
-        : Effect.failCause(exit.cause as Cause.Cause<E>)
+        : exit as Exit.Exit<never, E>
     })
   }
   if (flight.exit !== undefined) return resume(land(flight.exit))
@@ -362,7 +362,7 @@ class Flight<V> {
   }
 }
 
-/** The flights that a fiber is part of: asking for one of these would wait for itself. */
+/** The flights that a fiber is part of: asking for one of these would wait for itself, for as long as it is under way. */
 interface Within {
   readonly flight: Flight<any>
   readonly outer: Within | undefined
@@ -374,7 +374,8 @@ const CurrentFlight = Context.Reference<Within | undefined>("holdfast/policy/Cac
 
 const isWithin = (within: Within | undefined, state: State<any>, key: string): boolean =>
   within !== undefined &&
-  ((within.flight.state === state && within.flight.key === key) || isWithin(within.outer, state, key))
+  ((within.flight.state === state && within.flight.key === key && within.flight.exit === undefined) ||
+    isWithin(within.outer, state, key))
 
 class State<V> {
   readonly config: Config<V>
@@ -510,7 +511,8 @@ class State<V> {
   /** A caller leaves; whether it was the last, so that the flight is to end. */
   leave(flight: Flight<V>, waiter: (exit: Exit.Exit<V, unknown>) => void): boolean {
     flight.waiters.delete(waiter)
-    if (flight.waiters.size > 0 || flight.background) return false
+    // Without a worker it has not got beyond its first step, and whoever began it is about to wait.
+    if (flight.waiters.size > 0 || flight.background || flight.worker === undefined) return false
     if (this.flights.get(flight.key) === flight) this.flights.delete(flight.key)
     return true
   }

@@ -389,7 +389,15 @@ describe("Cache", () => {
         const { call } = counter()
         assert.strictEqual(yield* of(cache, cache.run(call)), 1)
         assert.strictEqual(yield* of(cache, of(cache, of(cache, call, "9"), "8"), "9"), 2)
-        // But for those of another cache.
+        // But for those of another cache, and for one that is over: what it has left behind asks like anybody else.
+        let left: Fiber.Fiber<number, unknown> | undefined
+        const leaving = Effect.flatMap(
+          Effect.forkDetach(Effect.andThen(Effect.sleep(10), cache.run(call))),
+          (fiber) => Effect.as(Effect.sync(() => void (left = fiber)), 77)
+        )
+        assert.strictEqual(yield* of(cache, leaving, "11"), 77)
+        yield* TestClock.adjust(10)
+        assert.strictEqual(yield* Fiber.join(left!), 77)
         const outer = yield* Cache.make<number>(minute)
         assert.strictEqual(yield* of(outer, of(cache, call, "10"), "10"), 3)
         assert.strictEqual((yield* cache.peek("GetUser:10"))?.value, 3)

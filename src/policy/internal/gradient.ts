@@ -15,8 +15,8 @@
  *   long, and goes on saying so when the load is gone: so it cuts no further once
  *   fewer calls end than did with more of them in flight. Without that the limit
  *   swings by a factor of two around an overloaded endpoint's capacity, and wastes
- *   a sixth of it (simulated: 50 servers at twice their load end 419 instead of
- *   466 of 500 calls per second).
+ *   a sixth of it (simulated: 50 servers at twice their load end 418 instead of
+ *   469 of 500 calls per second).
  * - Latencies that all equal the timeout look perfectly steady. So calls that
  *   ran out of time or were turned away are counted, and where they are more
  *   than one in twenty the window teaches nothing else: the endpoint served only
