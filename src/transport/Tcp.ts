@@ -262,12 +262,12 @@ export const make = (options: TcpOptions = {}): Effect.Effect<Transport["Service
           source,
           limits,
           agent,
-          onClosed: (why, protocolError) => {
+          onClosed: (why, fault) => {
             sessions.delete(session)
             past.requests += session.requests
             past.refused += session.refused
             changed("closed", why)
-            if (protocolError !== undefined) {
+            if (fault) {
               past.protocolErrors++
               const atMillis = Timer.nowOf(source.clock)
               receiver?.event({ _tag: "RequestRefused", peer, method: undefined, why, atMillis })

@@ -79,7 +79,7 @@ export interface ListeningStats {
   readonly inFlight: number
   /** Requests taken. */
   readonly requests: number
-  /** Peers whose bytes were not this protocol, or broke it. */
+  /** Peers whose bytes were not this protocol, or that broke it: stopped within a frame, or read no answers. */
   readonly protocolErrors: number
   /** Requests refused because too many were in flight. */
   readonly refused: number

@@ -46,8 +46,8 @@ export interface Env {
   readonly source: Timer.Source
   readonly limits: Limits
   readonly agent: string
-  /** Said once, when the session is over: `undefined` for an orderly end. */
-  readonly onClosed: (why: string, protocolError: Frame.FrameError | undefined) => void
+  /** Said once, when the session is over; `fault` where the peer broke the protocol. */
+  readonly onClosed: (why: string, fault: boolean) => void
 }
 
 /** Most bytes of answers that wait for their peer before further requests are refused: a few of the largest. */
@@ -546,7 +546,7 @@ export class ClientSession implements Session {
       )
     })
     for (const [index, entry] of pending.entries()) entry.complete(exits[index]!)
-    this.env.onClosed(why, protocolError)
+    this.env.onClosed(why, protocolError !== undefined)
     this.changed()
     this.listeners.clear()
     const { drainers } = this
@@ -631,14 +631,14 @@ export class ServerSession {
     })
     this.decoder = new FrameCodec.Decoder(env.limits.maxPayloadBytes, this.onFrame)
     const { frameTimeoutMillis, stallMillis } = env.limits
-    this.frameWatch = new Watch(env, pipe, frameTimeoutMillis, () => this.close("half a frame, then silence"))
-    this.stallWatch = new Watch(env, pipe, stallMillis, () => this.close("the peer does not read"))
+    this.frameWatch = new Watch(env, pipe, frameTimeoutMillis, () => this.close("half a frame, then silence", true))
+    this.stallWatch = new Watch(env, pipe, stallMillis, () => this.close("the peer does not read", true))
   }
 
   onData(chunk: Buffer): void {
     if (this.closed) return
     const error = this.decoder.push(chunk)
-    if (error !== undefined) return this.close(Frame.describe(error), error)
+    if (error !== undefined) return this.close(Frame.describe(error), true)
     this.watchFrame()
   }
 
@@ -687,7 +687,7 @@ export class ServerSession {
   }
 
   /** Ends the session and interrupts whatever still runs for it. */
-  close(why: string, protocolError?: Frame.FrameError): void {
+  close(why: string, fault = false): void {
     if (this.closed) return
     this.closed = true
     this.frameWatch.stop()
@@ -695,7 +695,7 @@ export class ServerSession {
     this.outbox.close()
     this.pipe.destroy()
     for (const serving of this.serving) serving?.fiber.interruptUnsafe(undefined, Interruption.annotations.shutdown)
-    this.env.onClosed(why, protocolError)
+    this.env.onClosed(why, fault)
   }
 
   private readonly onFrame: FrameCodec.OnFrame = (type, bytes, start, end) => {
