@@ -119,6 +119,15 @@ describe("CircuitBreaker.force, trip and reset", () => {
       ])
     }))
 
+  it.effect("goes on counting when it is told again what it does", () =>
+    Effect.gen(function*() {
+      const breaker = yield* make()
+      yield* breaker.force("metricsOnly")
+      yield* calls(breaker, "SF")
+      yield* breaker.force("metricsOnly")
+      assert.strictEqual((yield* breaker.state).calls, 2)
+    }))
+
   it.effect("trips by hand for as long as the next opening would last", () =>
     Effect.gen(function*() {
       const breaker = yield* make()
@@ -331,8 +340,9 @@ describe("CircuitBreaker.snapshot and restore", () => {
   ) {
     it.effect(`brings back a ${name} circuit`, () =>
       Effect.gen(function*() {
-        const from = yield* make(options)
         yield* TestClock.adjust("5 seconds")
+        const from = yield* make(options)
+        yield* TestClock.adjust("1 second")
         yield* prepare(from)
         const to = yield* make(options)
         yield* carry(from, to)
@@ -409,6 +419,39 @@ describe("CircuitBreaker.snapshot and restore", () => {
         yield* calls(to, "F")
         assert.strictEqual(yield* tagOf(to), tag)
       }
+    }))
+
+  it.effect("counts failures in a row by the period that they fell in", () =>
+    Effect.gen(function*() {
+      const trip = { consecutiveFailures: { failures: 3, resetEvery: "10 seconds" } } as const
+      const [from, late, soon] = [yield* make(trip), yield* make(trip), yield* make(trip)]
+      yield* TestClock.adjust("12 seconds")
+      yield* calls(from, "FF")
+      yield* carry(from, soon)
+      yield* calls(soon, "F")
+      assert.strictEqual(yield* tagOf(soon), "Open")
+      yield* TestClock.adjust("9 seconds")
+      yield* carry(from, late)
+      yield* calls(late, "FF")
+      assert.strictEqual(yield* tagOf(late), "Closed")
+    }))
+
+  it.effect("brings back an opening that is over as one that probes at once", () =>
+    Effect.gen(function*() {
+      const [from, to] = [yield* make(), yield* make()]
+      yield* calls(from, "FF")
+      yield* TestClock.adjust("11 seconds")
+      yield* carry(from, to)
+      assert.strictEqual(yield* calls(to, "S"), "S")
+    }))
+
+  it.effect("brings back no more of a ramp than there is", () =>
+    Effect.gen(function*() {
+      const breaker = yield* make(options)
+      const { takenAtMillis } = yield* breaker.snapshot
+      const circuit = { _tag: "Recovering", level: 99, openings: 1, openForMillis: 1, why: "edited" } as const
+      yield* breaker.restore({ takenAtMillis, mode: "none", circuit })
+      assert.approximately((yield* breaker.state).share, 0.9, 1e-9)
     }))
 
   it.effect("keeps how long the last opening was, so that the next may be longer", () =>

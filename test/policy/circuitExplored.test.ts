@@ -152,6 +152,11 @@ interface Path {
 
 const pathOf = (path: Path | undefined): string => path === undefined ? "" : `${pathOf(path.before)} ${path.event}`
 
+/** Says by which events a world was reached, where something does not hold there. */
+const must = (holds: boolean, what: string, path: Path): void => {
+  if (!holds) assert.fail(`${what} after ${pathOf(path)}`)
+}
+
 const explore = (options: Circuit.Options, bounds: Bounds, visit: (world: World, path: Path) => void): number => {
   const start: World = { circuit: Circuit.make(0, 0, options), inFlight: [], now: 0 }
   const keys = new Set([keyOf(start, options)])
@@ -162,6 +167,12 @@ const explore = (options: Circuit.Options, bounds: Bounds, visit: (world: World,
       visit(world, before)
       for (const [event, apply] of events(world, options, bounds)) {
         const reached = apply(copy(world, options))
+        const { circuit } = reached
+        must(
+          circuit._tag === world.circuit._tag || circuit.generation > world.circuit.generation,
+          "a transition without a new generation",
+          { event, before }
+        )
         const key = keyOf(reached, options)
         if (keys.has(key)) continue
         keys.add(key)
@@ -177,11 +188,6 @@ const explore = (options: Circuit.Options, bounds: Bounds, visit: (world: World,
 /** As long as anything can take: a lease, a half-open circuit, the longest opening. */
 const bound = (options: Circuit.Options) =>
   options.maxOpenForMillis + options.leaseMillis + options.maxHalfOpenMillis + options.rampMillis
-
-/** Says by which events a world was reached, where something does not hold there. */
-const must = (holds: boolean, what: string, path: Path): void => {
-  if (!holds) assert.fail(`${what} after ${pathOf(path)}`)
-}
 
 const check = (options: Circuit.Options) => (world: World, path: Path) => {
   const { circuit, inFlight, now } = world

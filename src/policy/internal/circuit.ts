@@ -385,18 +385,18 @@ export const wouldAdmit = (circuit: Circuit, now: number, options: Options): boo
   }
 }
 
-/** How long until time alone changes what a rejecting circuit says; `undefined` where it does not. */
+/** How long until time alone changes what a circuit that has just rejected says; `undefined` where it does not. */
 export const retryAfter = (circuit: Circuit, now: number, options: Options): number | undefined => {
   switch (circuit._tag) {
     case "Open":
-      return Math.max(0, circuit.until - now)
+      return circuit.until - now
     case "HalfOpen": {
       const hung = firstLease(circuit)
       const lease = hung === undefined ? Infinity : hung.startedAt + options.leaseMillis
-      return Math.max(0, Math.min(lease, circuit.probingSince + options.maxHalfOpenMillis) - now)
+      return Math.min(lease, circuit.probingSince + options.maxHalfOpenMillis) - now
     }
     case "Recovering":
-      return Math.max(0, stepEnd(circuit, options) - now)
+      return stepEnd(circuit, options) - now
     default:
       return undefined
   }
@@ -573,7 +573,7 @@ export const save = (circuit: Circuit, now: number, options: Options): Saved => 
     case "HalfOpen":
       return { _tag: "Open", ...history, remainingMillis: 0 }
     case "Recovering":
-      return { _tag: "Recovering", ...history, level: Math.min(circuit.level, steps - 1) }
+      return { _tag: "Recovering", ...history, level: circuit.level }
     default:
       return save(circuit.resume, now, options)
   }
