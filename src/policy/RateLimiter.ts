@@ -212,11 +212,12 @@ class State {
   private readonly burstOf: (limit: number) => number
   private admitted = 0
   private rejected = 0
-  /** Those whose turn has not come. Only the oldest has taken its permits; they are due when `timer` rings. */
+  /** Those whose turn has not come. Only the oldest has taken its permits. */
   private readonly line = new Line<Turn>()
   /** Permits wanted by those behind the oldest. */
   private wanted = 0
-  private timer: Timer.Timer | undefined
+  /** Rings when the oldest one's permits are due. */
+  private timer!: Timer.Timer
 
   constructor(name: string, rate: Rate, burstOf: (limit: number) => number, meter: Meter, maxWaitMillis: number) {
     this.name = name
@@ -384,7 +385,7 @@ class State {
     const isFirst = this.line.oldest === turn
     if (!this.line.remove(turn)) return false
     if (isFirst) {
-      this.timer?.cancel()
+      this.timer.cancel()
       this.meter.refund(turn.permits)
       const next = this.line.oldest
       if (next !== undefined) this.arm(next, this.promote(next))

@@ -102,6 +102,8 @@ describe("RateLimiter", () => {
         Effect.gen(function*() {
           const limiter = yield* RateLimiter.make({ limit })
           const taken = yield* Effect.replicateEffect(limiter.tryAcquire(), 100)
+          const { admitted, rejected } = yield* limiter.stats
+          assert.deepStrictEqual([admitted, rejected], [limit, 100 - limit])
           return {
             first: taken[0],
             allowed: taken.filter((taken) => taken.admitted && taken.remaining > 0).length,
@@ -263,6 +265,13 @@ describe("RateLimiter", () => {
 
     it.effect("that would end at the deadline or after it is refused now", () =>
       Effect.gen(function*() {
+        yield* at(7000)
+        const brief = yield* RateLimiter.make({ limit: 1, maxWait: "1 second" })
+        yield* brief.acquire()
+        assert.strictEqual(
+          reasonOf(yield* Effect.exit(Timeout.withDeadline(brief.acquire(), "1 second")))?._tag,
+          "LimitReached"
+        )
         const limiter = yield* RateLimiter.make({ limit: 1, mode: "smooth", ...patient })
         yield* limiter.acquire()
         const call = Policy.apply(Effect.void, limiter)
@@ -279,6 +288,7 @@ describe("RateLimiter", () => {
 
     it.effect("is not the call's own time: a breaker outside is told how long it was", () =>
       Effect.gen(function*() {
+        yield* at(7000)
         const limiter = yield* RateLimiter.make({ limit: 1, mode: "smooth", ...patient })
         const stamped = () => {
           const stamp: Stamp.Stamp = { startedAt: 0, waiting: 0 }
@@ -343,6 +353,29 @@ describe("RateLimiter", () => {
         assert.strictEqual((yield* limiter.stats).available, 1)
         assert.isTrue(Exit.isFailure(yield* Effect.exit(Policy.apply(Effect.die("defect"), limiter))))
         assert.strictEqual((yield* limiter.stats).available, 0)
+      }))
+
+    it.effect("in the same step in which its turn comes: the wait ends once", () =>
+      Effect.gen(function*() {
+        for (let maxOps = 3; maxOps < 12; maxOps++) {
+          const clock = new ManualClock()
+          yield* Effect.gen(function*() {
+            const limiter = yield* RateLimiter.make({ limit: 1, mode: "smooth", ...patient })
+            yield* limiter.acquire()
+            const stamp: Stamp.Stamp = { startedAt: 0, waiting: 0 }
+            const fiber = yield* limiter.acquire().pipe(
+              Effect.provideService(Stamp.Current, stamp),
+              Effect.provideService(Scheduler.MaxOpsBeforeYield, maxOps),
+              Effect.forkChild
+            )
+            while (stamp.waiting === 0) yield* Effect.yieldNow
+            fiber.interruptUnsafe()
+            clock.advance(1000)
+            assert.isTrue(Exit.hasInterrupts(yield* Fiber.await(fiber)))
+            assert.strictEqual(stamp.waiting, 0)
+            assert.deepStrictEqual([(yield* limiter.stats).waiting, Timer.size(clock)], [0, 0])
+          }).pipe(Effect.provideService(Clock.Clock, clock))
+        }
       }))
 
     it.effect("between any two of its steps while it waits: its turn is somebody else's", () =>
@@ -439,7 +472,11 @@ describe("RateLimiter", () => {
     it.effect("takes a turn without waiting for it; cancelled before it is due, it never was", () =>
       Effect.gen(function*() {
         const limiter = yield* RateLimiter.make({ limit: 1, mode: "smooth", ...patient })
-        const [now, soon, later] = yield* Effect.replicateEffect(limiter.reserve(), 3)
+        yield* at(7000)
+        const [now, soon] = yield* Effect.replicateEffect(limiter.reserve(), 2)
+        const { reason } = yield* Effect.flip(limiter.reserve(1, "1999 millis"))
+        assert.strictEqual(reason.retryAfterMillis, 2000)
+        const later: RateLimiter.Reservation | undefined = yield* limiter.reserve(1, "2 seconds")
         assert.deepStrictEqual([now!.waitMillis, soon!.waitMillis, later!.waitMillis], [0, 1000, 2000])
         yield* soon!.cancel
         yield* soon!.cancel
@@ -496,8 +533,14 @@ describe("RateLimiter", () => {
 
     it.effect("slower: those who would wait longer than they may are rejected now, and told how long", () =>
       Effect.gen(function*() {
+        yield* at(7000)
         const limiter = yield* RateLimiter.make({ limit: 2, mode: "smooth", maxWait: "2 seconds" })
-        const fibers = yield* Effect.forEach([1, 1, 1, 1, 1], () => start(limiter.acquire()))
+        const stamp: Stamp.Stamp = { startedAt: 0, waiting: 0 }
+        const fibers = yield* Effect.forEach(
+          [1, 1, 1, 1, 1],
+          () => start(Effect.provideService(limiter.acquire(), Stamp.Current, stamp))
+        )
+        assert.strictEqual(stamp.waiting, 4)
         const reserved = yield* limiter.reserve(1, "1 hour")
         assert.strictEqual(reserved.waitMillis, 2500)
         yield* limiter.changeLimit(1)
@@ -505,6 +548,7 @@ describe("RateLimiter", () => {
           fibers.map((fiber) => (reasonOf(fiber.pollUnsafe()) as CallError.LimitReached | undefined)?.retryAfterMillis),
           [undefined, undefined, undefined, 3000, 3000]
         )
+        assert.strictEqual(stamp.waiting, 2)
         // What has been promised to the caller of `reserve` is kept in order.
         assert.strictEqual((yield* limiter.stats).waiting, 3)
         yield* TestClock.adjust(2000)
