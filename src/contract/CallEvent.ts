@@ -205,3 +205,42 @@ export const CurrentReceiver = Context.Reference<Receiver | undefined>("holdfast
 
 /** The receiver of a fiber, if anybody looks: build the event only then. */
 export const receiverOf = (fiber: Fiber.Fiber<unknown, unknown>): Receiver | undefined => fiber.getRef(CurrentReceiver)
+
+/** Both are told, `outer` first; its hooks stand around those of `inner`. */
+export const combine = (outer: Receiver, inner: Receiver): Receiver => {
+  const call = nested(outer.aroundCall, inner.aroundCall)
+  const handler = nested(outer.aroundHandler, inner.aroundHandler)
+  const attempt = nestedAttempt(outer.aroundAttempt, inner.aroundAttempt)
+  return {
+    event: (event) => {
+      outer.event(event)
+      inner.event(event)
+    },
+    ...(call && { aroundCall: call }),
+    ...(attempt && { aroundAttempt: attempt }),
+    ...(handler && { aroundHandler: handler })
+  }
+}
+
+type Around<Args extends ReadonlyArray<unknown>> = <A, E, R>(
+  self: Effect.Effect<A, E, R>,
+  ...args: Args
+) => Effect.Effect<A, E, R>
+
+const nested = <Args extends ReadonlyArray<unknown>>(
+  outer: Around<Args> | undefined,
+  inner: Around<Args> | undefined
+): Around<Args> | undefined =>
+  outer === undefined || inner === undefined
+    ? outer ?? inner
+    : (self, ...args) => outer(inner(self, ...args), ...args)
+
+const nestedAttempt = (
+  outer: Receiver["aroundAttempt"],
+  inner: Receiver["aroundAttempt"]
+): Receiver["aroundAttempt"] =>
+  outer === undefined || inner === undefined
+    ? outer ?? inner
+    // The inner hook sees the trace the outer one chose, and may choose another.
+    : (self, call, endpoint) =>
+      outer((trace) => inner(self, { ...call, trace: trace ?? call.trace }, endpoint), call, endpoint)

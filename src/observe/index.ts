@@ -1,0 +1,2 @@
+/** Seeing what calls went through. Nothing on the call path imports it: it receives. */
+export * as Observe from "./Observe.ts"
