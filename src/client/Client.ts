@@ -33,6 +33,7 @@ import * as Deadline from "../contract/Deadline.ts"
 import * as Options from "../contract/Options.ts"
 import * as Outcome from "../contract/Outcome.ts"
 import * as Timer from "../contract/Timer.ts"
+import * as Policy from "../policy/Policy.ts"
 import * as Timeout from "../policy/Timeout.ts"
 import * as Connection from "../transport/Connection.ts"
 import { type Expiry, type Session, Transport } from "../transport/Transport.ts"
@@ -154,14 +155,14 @@ export const make = <
 
     const transport = yield* Transport
     const discovery = yield* Discovery
-    const stack = yield* ClientStack.make(target, options.policy ?? {}, overrides)
+    const stack = yield* Policy.registeredInScope(ClientStack.make(target, options.policy ?? {}, overrides))
     const balancer = yield* Balancer.make({
       target,
       addresses: discovery.watch(target),
       endpoint: (address) =>
         Effect.gen(function*() {
           const connection = yield* Connection.make(transport, address, options.connection)
-          const levels = yield* stack.endpoint(address)
+          const levels = yield* Policy.registeredInScope(stack.endpoint(address))
           return { address, connection, levels, inFlight: 0, close: connection.drain }
         })
     })
@@ -300,18 +301,18 @@ const call = (
     // Where the latest attempt went, and from the second on where all before it did.
     let latest: Endpoint | undefined
     let been: Array<Endpoint> | undefined
-    const attempt = Effect.withFiber((current) => {
-      const now = current.getRef(CallContext.Current)
+    const attempt = Effect.suspend(() => {
       if (latest !== undefined) (been ??= []).push(latest)
       return callable.balancer.run(callable.level, (endpoint) => {
         latest = endpoint
-        return send(current, callable, endpoint, now, body.success, startedAt)
+        // An attempt begins, and its time, when the endpoint's policies have let it go.
+        return Effect.withFiber((current) => send(current, callable, endpoint, body.success, startedAt))
       }, been)
     })
     const receiver = CallEvent.receiverOf(fiber)
     const stacked = stack.call.run(stack.attempt.run(attempt))
     const guarded = stack.queues || hooked(receiver) || Deadline.isExceeded(context.deadline, startedAt)
-      ? Timeout.withDeadlineAt(stacked, context.deadline)
+      ? Timeout.guardAttempts(stacked, context.deadline)
       : stacked
     const answered = Outcome.isIdempotent(context) ? guarded : Effect.mapError(guarded, unknownOutcome(context))
     const observed = receiver === undefined ? answered : observe(receiver, fiber, answered, context, startedAt)
@@ -370,10 +371,10 @@ const send = (
   fiber: Fiber.Fiber<unknown, unknown>,
   callable: Callable,
   endpoint: Endpoint,
-  call: CallContext.CallContext,
   body: Uint8Array,
   calledAt: number
 ): Effect.Effect<unknown, unknown> => {
+  const call = fiber.getRef(CallContext.Current)
   const { timeout } = endpoint.levels[callable.level]!
   const receiver = CallEvent.receiverOf(fiber)
   const on = (session: Session, trace: CallContext.TraceContext | undefined, expiry?: Expiry<unknown>) => {
@@ -390,6 +391,8 @@ const send = (
       trace,
       headers: call.headers
     }
+    // For a guard outside; without one the session's own expiry says it.
+    if (callable.stack.queues || hooked(receiver)) Timeout.begun(fiber)
     return Effect.flatMap(
       session.send(request, expiry),
       (response) => Reply.read(response, call.name, endpoint.address, callable.schemas)

@@ -22,6 +22,7 @@ import * as Semaphore from "effect/Semaphore"
 import * as CallContext from "../contract/CallContext.ts"
 import type * as CallError from "../contract/CallError.ts"
 import * as CallEvent from "../contract/CallEvent.ts"
+import * as Deadline from "../contract/Deadline.ts"
 import type * as Outcome from "../contract/Outcome.ts"
 import * as Timer from "../contract/Timer.ts"
 import type * as AdaptiveLimiter from "./AdaptiveLimiter.ts"
@@ -429,7 +430,7 @@ const assemble = (
         name,
         kind: "stack",
         run: (self) => {
-          const guarded = deadline === undefined ? stack.run(self) : Timeout.withDeadline(stack.run(self), deadline)
+          const guarded = deadline === undefined ? stack.run(self) : within(stack, self, deadline, substitutes(spec))
           return idempotent === true ? CallContext.annotate(guarded, { idempotent }) : guarded
         }
       },
@@ -446,6 +447,21 @@ const assemble = (
     for (const remove of made) remove()
   })
   return Effect.tapError(asSpecError(assembling), () => forget)
+}
+
+/** A stack's call with a deadline. Where a cache or a fallback may send for somebody else, nobody knows what was sent. */
+const within = <A, E, R>(
+  stack: Policy.Policy<StackError>,
+  self: Effect.Effect<A, E, R>,
+  deadline: Duration.Duration,
+  substituting: boolean
+): Effect.Effect<A, E | StackError, R> => {
+  if (substituting) return Timeout.withDeadline(stack.run(self), deadline)
+  const guarded = stack.run(Effect.withFiber((fiber) => {
+    Timeout.begun(fiber)
+    return self
+  }))
+  return Effect.withFiber((fiber) => Timeout.guardAttempts(guarded, Deadline.after(Timer.now(fiber), deadline)))
 }
 
 /** The fallback a spec asks for. What it does with a value it cannot know is the author's word. */

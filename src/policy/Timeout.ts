@@ -22,6 +22,7 @@
 import * as Context from "effect/Context"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
+import type * as Fiber from "effect/Fiber"
 import { dual } from "effect/Function"
 import * as Option from "effect/Option"
 import * as Stream from "effect/Stream"
@@ -106,6 +107,9 @@ const contextOf = <R>(fiber: { readonly context: Context.Context<never> }): Cont
  * without running anything when the deadline has passed, as with a duration of
  * zero or less. What is inside is interrupted with the reason `deadline`. An
  * infinite duration leaves the inherited deadline, and guards that one.
+ *
+ * The error says that the call may have been sent: around any Effect nobody knows.
+ * A client and a compiled spec know, and say `"no"` while all they did was queue.
  */
 export const withDeadline: {
   (
@@ -128,7 +132,7 @@ export const withDeadline: {
       Options.check(!Number.isNaN(millis), "Timeout.withDeadline", "duration", "a duration", duration)
       const fiber = Guard.currentFiber()
       const now = Timer.now(fiber)
-      return guardCall(fiber, self, now, now + millis, resume)
+      return guardCall(fiber, self, now, now + millis, "maybe", resume)
     })
   }
 )
@@ -153,15 +157,38 @@ export const withDeadlineAt: {
     Effect.callback((resume) => {
       Options.check(!Number.isNaN(at), "Timeout.withDeadlineAt", "at", "an instant", at)
       const fiber = Guard.currentFiber()
-      return guardCall(fiber, self, Timer.now(fiber), at, resume)
+      return guardCall(fiber, self, Timer.now(fiber), at, "maybe", resume)
     })
 )
+
+/**
+ * `withDeadlineAt` for a stack whose attempts say when they begin, by `begun`: until then the error says that nothing
+ * was sent.
+ *
+ * @internal
+ */
+export const guardAttempts = <A, E, R>(
+  self: Effect.Effect<A, E, R>,
+  at: Deadline.Deadline
+): Effect.Effect<A, E | CallError.CallError<CallError.DeadlineExceeded>, R> =>
+  Effect.callback((resume) => {
+    const fiber = Guard.currentFiber()
+    return guardCall(fiber, self, Timer.now(fiber), at, "no", resume)
+  })
+
+/**
+ * Says that an attempt begins.
+ *
+ * @internal
+ */
+export const begun: (fiber: Fiber.Fiber<unknown, unknown>) => void = Progress.begun
 
 const guardCall = <A, E, R>(
   fiber: ReturnType<typeof Guard.currentFiber>,
   self: Effect.Effect<A, E, R>,
   now: number,
   given: Deadline.Deadline,
+  sent: CallError.Sent,
   resume: (answer: Effect.Effect<A, E | CallError.CallError<CallError.DeadlineExceeded>, R>) => void
 ): Effect.Effect<void> | void => {
   const inherited = fiber.getRef(CallContext.Current)
@@ -178,14 +205,14 @@ const guardCall = <A, E, R>(
     })
     return resume(CallError.fail({ _tag: "DeadlineExceeded", method: call.name, elapsedMillis: 0, sent: "no" }))
   }
-  const progress: Progress.Progress = { deadline, last: undefined }
+  const progress: Progress.Progress = { deadline, last: undefined, sent, outer: fiber.getRef(Progress.Current) }
   const context = Context.add(Context.add(contextOf<R>(fiber), CallContext.Current, call), Progress.Current, progress)
   const expired = () =>
     new CallError.CallError({
       _tag: "DeadlineExceeded",
       method: call.name,
       elapsedMillis: Timer.now(fiber) - now,
-      sent: "maybe",
+      sent: progress.sent,
       last: progress.last
     })
   return Guard.answerBy(fiber, context, self, deadline, "deadline", expired, resume)

@@ -446,6 +446,22 @@ describe("Client", () => {
     )
 
     test(
+      "that are rejected locally are not told as attempts",
+      Effect.gen(function*() {
+        yield* counting(a, [response(Frame.Status.remote, "{}")])
+        const told: Array<string> = []
+        const receiver: CallEvent.Receiver = { event: ({ _tag }) => void told.push(_tag) }
+        const client = yield* clientOf({ circuitBreaker: { consecutiveFailures: 1 }, retry: false })
+        yield* Effect.exit(client.UserService.Get({ id: 1 }))
+        yield* client.UserService.Get({ id: 1 }).pipe(
+          Effect.exit,
+          Effect.provideService(CallEvent.CurrentReceiver, receiver)
+        )
+        assert.deepStrictEqual(told, ["CallStarted", "Rejected", "CallEnded"])
+      })
+    )
+
+    test(
       "are offered to another endpoint when the first rejects locally",
       Effect.gen(function*() {
         const [atA, atB] = [yield* counting(a, [undefined]), yield* counting(b, [undefined])]
@@ -553,7 +569,7 @@ describe("Client", () => {
           yield* TestClock.adjust(1500)
           const exit = second.pollUnsafe()
           yield* Fiber.interrupt(first)
-          assert.isTrue(exit !== undefined && Exit.isSuccess(exit) && exit.value._tag === tag)
+          assert.deepInclude(exit !== undefined && Exit.isSuccess(exit) ? exit.value : {}, { _tag: tag, sent: "no" })
           assert.strictEqual(seen.length, sent + 1)
         }
       })
@@ -575,7 +591,7 @@ describe("Client", () => {
         )
         yield* TestClock.adjust(1500)
         assert.isDefined(call.pollUnsafe())
-        assert.strictEqual(yield* Fiber.join(call), "DeadlineExceeded maybe")
+        assert.strictEqual(yield* Fiber.join(call), "DeadlineExceeded no")
 
         // An attempt's timeout is around the hook too.
         const timed = yield* clientOf({ circuitBreaker: false, retry: false, timeout: 200 })
@@ -607,6 +623,29 @@ describe("Client", () => {
         )
         assert.isAtLeast(seen.length, 2)
         assert.isTrue(seen.every(({ deadline }) => deadline === 5000))
+      })
+    )
+
+    test(
+      "of an attempt begins when the queue of its endpoint lets it go, and so does the attempt",
+      Effect.gen(function*() {
+        const transport = yield* Transport
+        yield* transport.listen(a, () => Effect.delay(Effect.succeed(ok), 900))
+        const client = yield* clientOf({ bulkhead: { limit: 1, maxQueue: 10 }, retry: false, timeout: "1 second" })
+        const started: Array<number> = []
+        const receiver: CallEvent.Receiver = {
+          event: (event) => {
+            if (event._tag === "AttemptStarted") started.push(event.atMillis)
+          }
+        }
+        const call = Effect.exit(client.UserService.Get({ id: 1 }))
+        for (const looking of [receiver, undefined]) {
+          const looked = Effect.provideService(call, CallEvent.CurrentReceiver, looking)
+          const three = yield* Effect.forEach([1, 2, 3], () => fork(looked))
+          yield* TestClock.adjust(2700)
+          for (const fiber of three) assert.isTrue(Exit.isSuccess(yield* Fiber.join(fiber)))
+        }
+        assert.deepStrictEqual(started, [0, 900, 1800])
       })
     )
 

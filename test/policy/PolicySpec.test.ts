@@ -1,10 +1,11 @@
 /** A policy as data: how it reads, what it means, and how a running one takes another. */
 import { assert, describe, it } from "@effect/vitest"
-import { Duration, Effect, Exit, Fiber, Random, Schedule, Scope } from "effect"
+import { Clock, Duration, Effect, Exit, Fiber, Random, Schedule, Scope } from "effect"
 import { TestClock } from "effect/testing"
 import * as CallContext from "../../src/contract/CallContext.ts"
 import * as CallEvent from "../../src/contract/CallEvent.ts"
 import * as Outcome from "../../src/contract/Outcome.ts"
+import * as Timer from "../../src/contract/Timer.ts"
 import * as Backoff from "../../src/policy/Backoff.ts"
 import * as Policy from "../../src/policy/Policy.ts"
 import * as PolicySpec from "../../src/policy/PolicySpec.ts"
@@ -132,6 +133,71 @@ describe("PolicySpec, reading", () => {
         ),
         "nothing changed"
       )
+    }))
+})
+
+describe("PolicySpec, deadline", () => {
+  const sentOf = (spec: PolicySpec.Plain, call: Effect.Effect<unknown, unknown>) =>
+    Effect.gen(function*() {
+      const compiled = yield* PolicySpec.compile({ deadline: "1 s", ...spec })
+      const hung = yield* Effect.forkChild(compiled.run(Effect.never), { startImmediately: true })
+      const deadline = Timer.nowOf(yield* Clock.Clock) + 500
+      const sooner = compiled.run(call).pipe(CallContext.annotate({ deadline }))
+      const fiber = yield* Effect.forkChild(Effect.exit(sooner), { startImmediately: true })
+      yield* TestClock.adjust(500)
+      yield* Fiber.interrupt(hung)
+      const reason = reasonOf(yield* Fiber.join(fiber))!
+      return `${reason._tag} ${"sent" in reason ? reason.sent : ""}`
+    })
+
+  it.effect("that passes in a queue, or before anything began, says that nothing was sent", () =>
+    Effect.gen(function*() {
+      const queue = { bulkhead: { limit: 1, maxQueue: 5 } }
+      const adaptive = { adaptiveLimiter: { initial: 1, min: 1, max: 1 } }
+      assert.strictEqual(yield* sentOf(queue, Effect.never), "DeadlineExceeded no")
+      assert.strictEqual(yield* sentOf(adaptive, Effect.never), "DeadlineExceeded no")
+      assert.strictEqual(yield* sentOf({}, Effect.never), "DeadlineExceeded maybe")
+      // Two guards: the one that fires first need not be the one that was asked last.
+      const outer = yield* PolicySpec.compile({ deadline: "1 s" })
+      assert.strictEqual(yield* sentOf({ deadline: "2 s" }, outer.run(Effect.never)), "DeadlineExceeded maybe")
+    }))
+
+  it.effect("that passes while a retry queues says that the first attempt may have been sent", () =>
+    Effect.gen(function*() {
+      const spec = {
+        idempotent: true,
+        retry: { attempts: 2, budget: false, backoff: { kind: "constant", base: "100ms" } },
+        bulkhead: { limit: 2, maxQueue: 5 }
+      } as const
+      const compiled = yield* PolicySpec.compile({ deadline: "1 s", ...spec })
+      const hang = Effect.forkChild(compiled.run(Effect.never), { startImmediately: true })
+      yield* hang
+      const call = yield* Effect.forkChild(Effect.exit(compiled.run(Effect.fail("down"))), { startImmediately: true })
+      yield* hang
+      yield* TestClock.adjust(1000)
+      assert.deepInclude(reasonOf(yield* Fiber.join(call)), {
+        _tag: "DeadlineExceeded",
+        sent: "maybe",
+        last: "down"
+      })
+    }))
+
+  it.effect("of a call that a cache or a fallback may answer for says that it may have been sent", () =>
+    Effect.gen(function*() {
+      for (
+        const substitute of [{ cache: { ttl: "1 s" } }, { fallback: { value: 1, when: ["CircuitOpen"] as const } }]
+      ) {
+        const compiled = yield* PolicySpec.compile({
+          deadline: "1 s",
+          bulkhead: { limit: 1, maxQueue: 5 },
+          ...substitute
+        })
+        const hung = yield* Effect.forkChild(compiled.run(Effect.never), { startImmediately: true })
+        const call = yield* Effect.forkChild(Effect.exit(compiled.run(Effect.never)), { startImmediately: true })
+        yield* TestClock.adjust(1000)
+        yield* Fiber.interrupt(hung)
+        assert.deepInclude(reasonOf(yield* Fiber.join(call)), { _tag: "DeadlineExceeded", sent: "maybe" })
+      }
     }))
 })
 

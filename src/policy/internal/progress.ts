@@ -2,10 +2,12 @@
  * What a call has met so far, for whoever ends it from outside.
  *
  * A deadline interrupts the retry loop wherever it is, and must still carry the
- * last attempt's error. The guard provides a place, the loop notes errors there.
+ * last attempt's error and say whether anything was sent. The guard provides a
+ * place: the loop notes errors there, and whoever sends notes that it does.
  */
 import * as Context from "effect/Context"
 import type * as Fiber from "effect/Fiber"
+import type { Sent } from "../../contract/CallError.ts"
 import type * as Deadline from "../../contract/Deadline.ts"
 
 export interface Progress {
@@ -13,6 +15,10 @@ export interface Progress {
   readonly deadline: Deadline.Deadline
   /** The last attempt's error; `undefined` while none has failed. */
   last: unknown
+  /** `"no"` until an attempt begins, where the attempts of what is guarded say so (`begun`); else `"maybe"`. */
+  sent: Sent
+  /** That of the guard outside. */
+  readonly outer: Progress | undefined
 }
 
 /** The innermost guarded call's progress; `undefined` where no deadline guards one. */
@@ -24,6 +30,11 @@ export const Current = Context.Reference<Progress | undefined>("holdfast/policy/
 export const failed = (fiber: Fiber.Fiber<unknown, unknown>, error: unknown): void => {
   const progress = fiber.getRef(Current)
   if (progress !== undefined) progress.last = error
+}
+
+/** Notes that an attempt begins: from now on it may have been sent. */
+export const begun = (fiber: Fiber.Fiber<unknown, unknown>): void => {
+  for (let progress = fiber.getRef(Current); progress !== undefined; progress = progress.outer) progress.sent = "maybe"
 }
 
 /** Whether a guard outside answers at a deadline, or before. */
