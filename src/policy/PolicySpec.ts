@@ -54,17 +54,18 @@ export class SpecError extends Schema.TaggedError<SpecError>()("SpecError", {
 }) {}
 
 const decode = Schema.decodeUnknownEffect(PolicySpec)
-const strictly = { errors: "all", onExcessProperty: "error", reportInput: true } as const
+/** How documents are read here: every problem at once, unknown fields too. */
+export const strictly = { errors: "all", onExcessProperty: "error", reportInput: true } as const
 
 /** Reads a spec from data. Every problem is reported at once, unknown fields too. */
 export const read = (document: unknown): Effect.Effect<Read, SpecError> =>
   Effect.mapError(
     decode(document, strictly),
-    (error) => new SpecError({ message: problems(error.issue, "").join("\n") })
+    (error) => new SpecError({ message: problems(error.issue).join("\n") })
   )
 
-/** A line per problem. Of a choice, the alternative that is nearest to what was written speaks for all. */
-const problems = (issue: SchemaIssue.Issue, path: string): ReadonlyArray<string> => {
+/** A line per problem, each with its path. Of a choice, the alternative that is nearest to what was written speaks for all. */
+export const problems = (issue: SchemaIssue.Issue, path = ""): ReadonlyArray<string> => {
   switch (issue._tag) {
     case "Pointer":
       return problems(issue.issue, [path, ...issue.path].filter((step) => step !== "").join("."))

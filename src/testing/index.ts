@@ -1,3 +1,4 @@
 /** For tests of policies and of what uses them. */
 export * as ClientTest from "./ClientTest.ts"
+export * as FaultScript from "./FaultScript.ts"
 export * as Scenario from "./Scenario.ts"
