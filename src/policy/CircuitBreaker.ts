@@ -54,6 +54,7 @@ import {
   onFiber,
   Snapshot,
   type State,
+  type Tally,
   tell
 } from "./internal/breaker.ts"
 import * as Circuit from "./internal/circuit.ts"
@@ -213,7 +214,8 @@ export const make = (options: CircuitBreakerOptions = {}): Effect.Effect<Circuit
   Effect.flatMap(resolve("CircuitBreaker.make", options), (config) =>
     Effect.withFiber((fiber) => {
       const listeners = new Set<Listener<State>>()
-      const breaker = new Breaker(config, config.name, fiber, (state) => tell(listeners, state))
+      const tally: Tally = { failed: 0 }
+      const breaker = new Breaker(config, config.name, fiber, tally, (state) => tell(listeners, state))
       const { name } = config
       const self = Policy.make<CallError.CallError<CallError.CircuitOpen>, never, "circuitBreaker", Extra>(
         { name, kind: "circuitBreaker", run: (self) => guard(self, () => breaker) },
@@ -231,7 +233,7 @@ export const make = (options: CircuitBreakerOptions = {}): Effect.Effect<Circuit
             )
         }
       )
-      register(fiber, name, () => breaker.state(Timer.nowOf(breaker.clock)))
+      register(fiber, name, tally, () => breaker.state(Timer.nowOf(breaker.clock)))
       return Effect.succeed(self)
     }))
 
@@ -289,7 +291,7 @@ export const keyed = (options: KeyedOptions = {}): Effect.Effect<KeyedCircuitBre
         Options.integer(where, "maxKeys", maxKeys, 1),
         Options.millis(where, "idleTimeToLive", options.idleTimeToLive ?? "10 minutes")
       )
-      register(fiber, config.name, () => Object.fromEntries(table.states(Timer.nowOf(table.clock))))
+      register(fiber, config.name, table.tally, () => Object.fromEntries(table.states(Timer.nowOf(table.clock))))
       return Effect.succeed(
         Policy.make<
           CallError.CallError<CallError.CircuitOpen>,
@@ -316,8 +318,18 @@ export const keyed = (options: KeyedOptions = {}): Effect.Effect<KeyedCircuitBre
 
 const keyOf = (call: CallContext.CallContext): string => call.key ?? call.name
 
-const register = (fiber: Fiber.Fiber<unknown, unknown>, name: string, snapshot: () => unknown): void => {
-  fiber.getRef(Policy.CurrentRegistry)?.register({ name, kind: "circuitBreaker", snapshot })
+const register = (
+  fiber: Fiber.Fiber<unknown, unknown>,
+  name: string,
+  tally: Tally,
+  snapshot: () => unknown
+): void => {
+  fiber.getRef(Policy.CurrentRegistry)?.register({
+    name,
+    kind: "circuitBreaker",
+    snapshot,
+    counts: () => ({ failed: tally.failed })
+  })
 }
 
 // Options -----------------------------------------------------------------------------------------

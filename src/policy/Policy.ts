@@ -12,9 +12,10 @@
  * policy needs to know of the call it reads from `CallContext`.
  */
 import * as Context from "effect/Context"
-import type * as Effect from "effect/Effect"
+import * as Effect from "effect/Effect"
 import { dual, identity } from "effect/Function"
 import { type Pipeable, pipeArguments } from "effect/Pipeable"
+import type * as Scope from "effect/Scope"
 import type { Contravariant, Covariant } from "effect/Types"
 import type * as CallError from "../contract/CallError.ts"
 import * as Options from "../contract/Options.ts"
@@ -294,6 +295,8 @@ export interface Registered {
   readonly kind: Kind
   /** Its present state as plain JSON data. Reading it changes nothing. */
   readonly snapshot: () => unknown
+  /** What it has counted since it was made, for a state that forgets what it has seen. Figures that only grow. */
+  readonly counts?: (() => Readonly<Record<string, number>>) | undefined
 }
 
 /** Where policies announce themselves, for a dashboard and for operators. */
@@ -306,3 +309,23 @@ export interface Registry {
 export const CurrentRegistry = Context.Reference<Registry | undefined>("holdfast/policy/Registry", {
   defaultValue: () => undefined
 })
+
+/** Takes what `make` announces out of the registry again when the scope closes: the policies of an endpoint that goes. */
+export const registeredInScope = <A, E, R>(make: Effect.Effect<A, E, R>): Effect.Effect<A, E, R | Scope.Scope> =>
+  Effect.withFiber((fiber) => {
+    const registry = fiber.getRef(CurrentRegistry)
+    if (registry === undefined) return make
+    const removals: Array<() => void> = []
+    const register = (policy: Registered) => {
+      const remove = registry.register(policy)
+      removals.push(remove)
+      return remove
+    }
+    const removeAll = Effect.sync(() => {
+      for (const remove of removals) remove()
+    })
+    return Effect.andThen(
+      Effect.addFinalizer(() => removeAll),
+      Effect.provideService(make, CurrentRegistry, { register })
+    )
+  })

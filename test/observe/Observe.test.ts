@@ -4,6 +4,7 @@ import * as Layer from "effect/Layer"
 import * as CallContext from "../../src/contract/CallContext.ts"
 import * as CallEvent from "../../src/contract/CallEvent.ts"
 import * as Observe from "../../src/observe/Observe.ts"
+import * as Policy from "../../src/policy/Policy.ts"
 
 const trace = (spanId: string): CallContext.TraceContext => ({ traceId: "t", spanId, sampled: true })
 
@@ -51,5 +52,33 @@ describe("Observe", () => {
       assert.isUndefined(yield* Effect.provide(receiver, Observe.layer()))
       const one = yield* Effect.provide(receiver, Observe.layer(silent, silent))
       assert.deepStrictEqual(Object.keys(one!), ["event"])
+    }))
+
+  it.effect("announces a policy to every observer who asks and to whoever keeps a registry already", () =>
+    Effect.gen(function*() {
+      const known = new Set<string>()
+      const keeping = (who: string): Policy.Registry => ({
+        register: ({ name }) => {
+          known.add(`${who} ${name}`)
+          return () => void known.delete(`${who} ${name}`)
+        }
+      })
+      const policies = Effect.succeed({ event: () => {}, policies: keeping("new") })
+      const registry = Effect.map(Policy.CurrentRegistry, (registry) => registry)
+      const policy: Policy.Registered = { name: "p", kind: "custom", snapshot: () => ({}) }
+      yield* Effect.gen(function*() {
+        assert.isUndefined(yield* Effect.provide(registry, Observe.layer(silent)))
+        const both = yield* Effect.provide(
+          registry,
+          Layer.provide(
+            Observe.layer(policies, silent),
+            Layer.succeed(Policy.CurrentRegistry, keeping("old"))
+          )
+        )
+        const remove = both!.register(policy)
+        assert.deepStrictEqual([...known], ["new p", "old p"])
+        remove()
+        assert.strictEqual(known.size, 0)
+      })
     }))
 })

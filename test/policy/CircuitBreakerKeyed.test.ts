@@ -270,6 +270,22 @@ describe("CircuitBreaker.keyed", () => {
       assert.deepStrictEqual(registered[0]!.snapshot(), Object.fromEntries(yield* breaker.states))
     }))
 
+  it.effect("counts failures of the keys it has forgotten too", () =>
+    Effect.gen(function*() {
+      const registered: Array<Policy.Registered> = []
+      const registry: Policy.Registry = {
+        register: (policy) => {
+          registered.push(policy)
+          return () => {}
+        }
+      }
+      const breaker = yield* Effect.provideService(make({ maxKeys: 1 }), Policy.CurrentRegistry, registry)
+      yield* on(breaker, "a", "SF")
+      yield* on(breaker, "b", "F")
+      assert.strictEqual((yield* breaker.states).size, 1)
+      assert.deepStrictEqual(registered[0]!.counts!(), { failed: 2 })
+    }))
+
   it.effect("dies for options out of range", () =>
     Effect.gen(function*() {
       for (

@@ -236,6 +236,8 @@ describe("CircuitBreaker, observed", () => {
         }
       }
       const breaker = yield* Effect.provideService(make({ name: "users" }), Policy.CurrentRegistry, registry)
+      yield* calls(breaker, "SFSF")
+      assert.deepStrictEqual(registered[0]!.counts!(), { failed: 2 })
       yield* calls(breaker, "FF")
       assert.deepStrictEqual(registered.map(({ kind, name }) => [kind, name]), [["circuitBreaker", "users"]])
       assert.deepStrictEqual(registered[0]!.snapshot(), yield* breaker.state)

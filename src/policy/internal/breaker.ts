@@ -127,6 +127,12 @@ export interface Controls {
   readonly reset: Effect.Effect<void>
 }
 
+/** What circuits of one policy have counted since it was made, whichever of them are kept. */
+export interface Tally {
+  /** Calls that failed, late ones too. */
+  failed: number
+}
+
 /** A circuit with its counters and its operators. */
 export class Breaker {
   config: Config
@@ -135,6 +141,7 @@ export class Breaker {
   readonly clock: Clock.Clock
   private readonly ref: Ref.Ref<Circuit.Circuit>
   private readonly moved: (state: State, circuit: Circuit.Circuit) => void
+  private readonly tally: Tally
   private rejected = 0
   private late = 0
   private mode: Mode = "none"
@@ -144,9 +151,11 @@ export class Breaker {
     config: Config,
     name: string,
     fiber: Fiber.Fiber<unknown, unknown>,
+    tally: Tally,
     moved: (state: State, circuit: Circuit.Circuit) => void
   ) {
     this.config = config
+    this.tally = tally
     this.name = name
     this.clock = fiber.getRef(Clock.Clock)
     this.moved = moved
@@ -213,10 +222,11 @@ export class Breaker {
     const fiber = Fiber.getCurrent()!
     const outcome = this.outcome(exit, fiber)
     if (outcome.endpoint === "ignored") return
+    const failed = outcome.endpoint === "failure"
+    if (failed) this.tally.failed++
     if (this.circuit !== circuit) this.late++
     else {
       const now = Timer.now(fiber)
-      const failed = outcome.endpoint === "failure"
       this.move(Circuit.recordClosed(circuit, failed, false, this.hint(exit, outcome), now, config), now, fiber)
     }
   }
@@ -232,12 +242,13 @@ export class Breaker {
     const now = Timer.now(fiber)
     const circuit = Circuit.elapse(this.circuit, now, config)
     if (outcome.endpoint === "ignored") return this.move(Circuit.release(circuit, permit), now, fiber)
+    const failed = outcome.endpoint === "failure"
+    if (failed) this.tally.failed++
     if (Circuit.isLate(circuit, permit)) {
       this.late++
       return this.move(circuit, now, fiber)
     }
     const told = circuit._tag === "MetricsOnly" ? circuit.exceeded : undefined
-    const failed = outcome.endpoint === "failure"
     const slow = now - permit.startedAt > config.slowMillis
     const next = Circuit.record(circuit, permit, failed, slow, this.hint(exit, outcome), now, config)
     this.move(next, now, fiber)

@@ -13,7 +13,7 @@ import * as Clock from "effect/Clock"
 import type * as Fiber from "effect/Fiber"
 import * as CallEvent from "../../contract/CallEvent.ts"
 import * as Timer from "../../contract/Timer.ts"
-import { Breaker, type Config, type Listener, type Snapshot, type State, tell } from "./breaker.ts"
+import { Breaker, type Config, type Listener, type Snapshot, type State, type Tally, tell } from "./breaker.ts"
 import * as Circuit from "./circuit.ts"
 import * as Lru from "./lru.ts"
 
@@ -33,6 +33,7 @@ export interface Change {
 export class Table {
   readonly clock: Clock.Clock
   readonly listeners = new Set<Listener<Change>>()
+  readonly tally: Tally = { failed: 0 }
   private readonly config: Config
   private readonly maxKeys: number
   private readonly idleMillis: number
@@ -101,7 +102,7 @@ export class Table {
   }
 
   private add(key: string, fiber: Fiber.Fiber<unknown, unknown>): Breaker {
-    const breaker = new Breaker(this.config, `${this.config.name}[${key}]`, fiber, (state, circuit) => {
+    const breaker = new Breaker(this.config, `${this.config.name}[${key}]`, fiber, this.tally, (state, circuit) => {
       // A forgotten circuit may still have calls in flight.
       if (this.entries.get(key) === entry) Lru.put(circuit._tag === "Closed" ? this.calm : this.held, entry)
       tell(this.listeners, { key, state })
@@ -120,7 +121,7 @@ export class Table {
       CallEvent.receiverOf(fiber)?.event({ _tag: "Warning", policy: name, why, atMillis: now })
     }
     const moved = (state: State) => tell(this.listeners, { key: "*", state })
-    return this.shared ??= new Breaker(this.config, `${name}[*]`, fiber, moved)
+    return this.shared ??= new Breaker(this.config, `${name}[*]`, fiber, this.tally, moved)
   }
 
   private forget(entry: Entry): void {
