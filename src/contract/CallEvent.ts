@@ -142,6 +142,15 @@ export interface EndpointChanged {
   readonly atMillis: number
 }
 
+/** What went over a session since it was opened. */
+export interface SessionStats {
+  readonly bytesRead: number
+  /** Handed to the socket, whether or not the peer has read them. */
+  readonly bytesWritten: number
+  /** Requests refused because too many were in flight; 0 on the client's side. */
+  readonly refused: number
+}
+
 /** A session was opened, or ended with what ended it. */
 export interface SessionChanged {
   readonly _tag: "SessionChanged"
@@ -149,14 +158,22 @@ export interface SessionChanged {
   readonly peer: string
   readonly change: "opened" | "closed"
   readonly why: string
+  /** Tells what went over it, at any time and for the last time when it is closed; the same function for both. */
+  readonly stats: () => SessionStats
   readonly atMillis: number
 }
 
-/** A server refused a request or a peer's bytes. */
+/**
+ * A server refused a request before its handler, or a peer's bytes.
+ *
+ * `late`: its deadline had passed; `protocol`: the bytes were not this protocol,
+ * and the session is closed. `method` is what the peer sent, which may be anything.
+ */
 export interface RequestRefused {
   readonly _tag: "RequestRefused"
   readonly peer: string
   readonly method: string | undefined
+  readonly reason: "unimplemented" | "invalid" | "late" | "protocol"
   readonly why: string
   readonly atMillis: number
 }

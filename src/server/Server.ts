@@ -146,11 +146,17 @@ const serve = (
   const client = new Rpc.ServerClient(0)
   let requests = 0
 
-  const refused = (request: Frame.Request, peer: Peer, response: Frame.Response, why: string) =>
+  const refused = (
+    { method }: Frame.Request,
+    peer: Peer,
+    response: Frame.Response,
+    reason: CallEvent.RequestRefused["reason"],
+    why: string
+  ) =>
     Effect.withFiber<Frame.Response>((fiber) => {
       const atMillis = Timer.now(fiber)
-      CallEvent.receiverOf(fiber)?.event({ _tag: "RequestRefused", peer, method: request.method, why, atMillis })
-      return Effect.as(Effect.logWarning(`refused ${printable(request.method)} of ${peer}: ${why}`), response)
+      CallEvent.receiverOf(fiber)?.event({ _tag: "RequestRefused", peer, method, reason, why, atMillis })
+      return Effect.as(Effect.logWarning(`refused ${printable(method)} of ${peer}: ${why}`), response)
     })
 
   return {
@@ -159,17 +165,23 @@ const serve = (
       const method = methods.get(request.method)
       if (method === undefined) {
         counts.unimplemented++
-        return refused(request, peer, Answer.unimplemented(printable(request.method)), "no such method")
+        return refused(
+          request,
+          peer,
+          Answer.unimplemented(printable(request.method)),
+          "unimplemented",
+          "no such method"
+        )
       }
       if (request.codec !== BodyCodec.json.id) {
         counts.invalid++
         const why = `unknown body codec ${request.codec}`
-        return refused(request, peer, Answer.invalid(why), why)
+        return refused(request, peer, Answer.invalid(why), "invalid", why)
       }
       const payload = method.payload.decode(request.body)
       if (payload._tag === "Failure") {
         counts.invalid++
-        return refused(request, peer, Answer.invalid(payload.failure), payload.failure)
+        return refused(request, peer, Answer.invalid(payload.failure), "invalid", payload.failure)
       }
       const call: CallContext.CallContext = {
         ...CallContext.empty,
@@ -184,8 +196,11 @@ const serve = (
         headers: request.headers
       }
       return Effect.withFiber((fiber) => {
-        if (Deadline.isExceeded(request.deadline, Timer.now(fiber))) {
+        const atMillis = Timer.now(fiber)
+        if (Deadline.isExceeded(request.deadline, atMillis)) {
           counts.late++
+          const event = { _tag: "RequestRefused", peer, method: request.method, reason: "late" } as const
+          CallEvent.receiverOf(fiber)?.event({ ...event, why: "its deadline had passed", atMillis })
           return Effect.succeed(Answer.late)
         }
         const handler = handle(method, payload.success, {

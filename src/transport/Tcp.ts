@@ -110,6 +110,9 @@ const pipeOf = (socket: Net.Socket, peer: string): Pipe => ({
 
 const ignore = () => {}
 
+/** The socket counts by itself, and knows its figures when it is closed. */
+const bytesOf = ({ bytesRead, bytesWritten }: Net.Socket) => ({ bytesRead, bytesWritten })
+
 /** What a session wants to hear of its socket. */
 interface Ends {
   readonly onData: (chunk: Buffer) => void
@@ -214,16 +217,18 @@ export const make = (options: TcpOptions = {}): Effect.Effect<Transport["Service
       Effect.withFiber((fiber) => {
         const source = Timer.sourceOf(fiber)
         const receiver = CallEvent.receiverOf(fiber)
-        const changed = (change: "opened" | "closed", why: string) =>
-          receiver?.event({
-            _tag: "SessionChanged",
-            side: "client",
-            peer: address,
-            change,
-            why,
-            atMillis: Timer.nowOf(source.clock)
-          })
         return orNothing(open(address, connectMillis, (socket) => {
+          const stats = () => ({ ...bytesOf(socket), refused: 0 })
+          const changed = (change: "opened" | "closed", why: string) =>
+            receiver?.event({
+              _tag: "SessionChanged",
+              side: "client",
+              peer: address,
+              change,
+              why,
+              stats,
+              atMillis: Timer.nowOf(source.clock)
+            })
           const env: Env = { source, limits, agent, onClosed: (why) => changed("closed", why) }
           const session = new ClientSession(address, pipeOf(socket, address), env)
           wire(socket, session)
@@ -249,6 +254,7 @@ export const make = (options: TcpOptions = {}): Effect.Effect<Transport["Service
 
       const accept = (socket: Net.Socket): void => {
         const peer = `${socket.remoteAddress ?? "?"}:${socket.remotePort ?? 0}`
+        const stats = () => ({ ...bytesOf(socket), refused: session.refused })
         const changed = (change: "opened" | "closed", why: string) =>
           receiver?.event({
             _tag: "SessionChanged",
@@ -256,6 +262,7 @@ export const make = (options: TcpOptions = {}): Effect.Effect<Transport["Service
             peer,
             change,
             why,
+            stats,
             atMillis: Timer.nowOf(source.clock)
           })
         const env: Env = {
@@ -270,7 +277,7 @@ export const make = (options: TcpOptions = {}): Effect.Effect<Transport["Service
             if (fault) {
               past.protocolErrors++
               const atMillis = Timer.nowOf(source.clock)
-              receiver?.event({ _tag: "RequestRefused", peer, method: undefined, why, atMillis })
+              receiver?.event({ _tag: "RequestRefused", peer, method: undefined, reason: "protocol", why, atMillis })
               fork(Effect.logWarning(`${address}: closed the session of ${peer}: ${why}`))
             }
             if (sessions.size > 0) return

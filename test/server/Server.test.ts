@@ -141,10 +141,11 @@ describe("Server", () => {
         what,
         Effect.gen(function*() {
           const { call, events, lines, send, server } = yield* serving()
+          const reason = what === "an unknown method" ? "unimplemented" : "invalid"
           assert.strictEqual(line(yield* send(sent)), answer)
           assert.deepStrictEqual(lines, [`Warn: refused ${sent.method} of memory: ${why}`])
           assert.deepStrictEqual(events, [
-            { _tag: "RequestRefused", peer: "memory", method: sent.method, why, atMillis: 0 }
+            { _tag: "RequestRefused", peer: "memory", method: sent.method, reason, why, atMillis: 0 }
           ])
           const { invalid, unimplemented } = server.stats()
           assert.deepStrictEqual([unimplemented, invalid], what === "an unknown method" ? [1, 0] : [0, 1])
@@ -361,7 +362,7 @@ describe("Server", () => {
     "a request that arrives after its deadline does not start",
     Effect.gen(function*() {
       let ran = false
-      const { do: make, server } = yield* serving({ work: Effect.sync(() => String(ran = true)) })
+      const { do: make, events, server } = yield* serving({ work: Effect.sync(() => String(ran = true)) })
       yield* TestClock.adjust(1000)
       const answer = yield* make("work", { deadline: 1000 })
       assert.strictEqual(
@@ -369,6 +370,9 @@ describe("Server", () => {
         "deadlineExceeded (unprocessed) {\"message\":\"the deadline had passed on arrival\"}"
       )
       assert.deepStrictEqual([ran, server.stats().late], [false, 1])
+      assert.deepStrictEqual(events.map((event) => event._tag === "RequestRefused" ? event.reason : event._tag), [
+        "late"
+      ])
     })
   )
 

@@ -113,16 +113,17 @@ describe("Tcp, a server facing strangers", () => {
         assert.deepStrictEqual(peer.rest(), [])
         const name = `127.0.0.1:${peer.socket.localPort}`
         assert.deepStrictEqual(lines, [`${anywhere}: closed the session of ${name}: ${because}`])
-        assert.deepStrictEqual(
-          events.filter((event) =>
-            event._tag === "RequestRefused" || event._tag === "SessionChanged" && event.peer === name
-          ),
-          [
-            { _tag: "SessionChanged", side: "server", peer: name, change: "opened", why: "accepted", atMillis: 0 },
-            { _tag: "SessionChanged", side: "server", peer: name, change: "closed", why: because, atMillis: 0 },
-            { _tag: "RequestRefused", peer: name, method: undefined, why: because, atMillis: 0 }
-          ]
+        const seen = events.filter((event) =>
+          event._tag === "RequestRefused" || event._tag === "SessionChanged" && event.peer === name
         )
+        const stats = seen[0]?._tag === "SessionChanged" ? seen[0].stats : undefined
+        const opened = { _tag: "SessionChanged", side: "server", peer: name, stats, atMillis: 0 }
+        assert.deepStrictEqual(seen, [
+          { ...opened, change: "opened", why: "accepted" },
+          { ...opened, change: "closed", why: because },
+          { _tag: "RequestRefused", peer: name, method: undefined, reason: "protocol", why: because, atMillis: 0 }
+        ] as Array<unknown>)
+        assert.deepStrictEqual(stats?.(), { bytesRead: says.length, bytesWritten: peer.socket.bytesRead, refused: 0 })
         assert.deepStrictEqual([listening.stats().protocolErrors, listening.stats().sessions], [1, 1])
         yield* release("other")
         assert.strictEqual(textOf(yield* Fiber.join(other)), "other")
