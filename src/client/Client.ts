@@ -311,7 +311,7 @@ const call = (
     })
     const receiver = CallEvent.receiverOf(fiber)
     const stacked = stack.call.run(stack.attempt.run(attempt))
-    const guarded = stack.queues || hooked(receiver) || Deadline.isExceeded(context.deadline, startedAt)
+    const guarded = stack.queues || CallEvent.mayWait(receiver) || Deadline.isExceeded(context.deadline, startedAt)
       ? Timeout.guardAttempts(stacked, context.deadline)
       : stacked
     const answered = Outcome.isIdempotent(context) ? guarded : Effect.mapError(guarded, unknownOutcome(context))
@@ -330,10 +330,6 @@ const unknownOutcome = (call: CallContext.CallContext) => (error: unknown): unkn
   if (!silent || reason.sent === "no") return error
   return new CallError.CallError({ _tag: "OutcomeUnknown", method: call.name, last: error, sent: "maybe" })
 }
-
-/** Whether somebody else's code stands around the call, which may wait for what it likes. */
-const hooked = (receiver: CallEvent.Receiver | undefined): boolean =>
-  receiver !== undefined && (receiver.aroundCall !== undefined || receiver.aroundAttempt !== undefined)
 
 /** When an attempt on an open session ends by itself: after its own timeout, or at the call's deadline where that is sooner. */
 const expiryOf = (
@@ -392,7 +388,7 @@ const send = (
       headers: call.headers
     }
     // For a guard outside; without one the session's own expiry says it.
-    if (callable.stack.queues || hooked(receiver)) Timeout.begun(fiber)
+    if (callable.stack.queues || CallEvent.mayWait(receiver)) Timeout.begun(fiber)
     return Effect.flatMap(
       session.send(request, expiry),
       (response) => Reply.read(response, call.name, endpoint.address, callable.schemas)
@@ -400,7 +396,7 @@ const send = (
   }
   const attempt = (trace: CallContext.TraceContext | undefined): Effect.Effect<unknown, unknown> => {
     const { connection } = endpoint
-    if (hooked(receiver)) {
+    if (CallEvent.mayWait(receiver)) {
       const hooks = Effect.flatMap(connection.acquire(), (session) => on(session, trace))
       return Timeout.withDeadlineAt(timeout === undefined ? hooks : timeout.run(hooks), call.deadline)
     }

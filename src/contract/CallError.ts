@@ -238,6 +238,18 @@ export type NonRetryable = Exclude<Reason, Retryable>
 /** Reasons made here, before anything was sent. */
 export type LocalRejection = CircuitOpen | BulkheadFull | Throttled | LimitReached | NoEndpoint
 
+/** Reasons a server may end a request with. */
+export type Refusal =
+  | Unavailable
+  | Overloaded
+  | RateLimited
+  | Remote
+  | InvalidRequest
+  | Unauthenticated
+  | PermissionDenied
+  | NotFound
+  | Unimplemented
+
 const seconds = (millis: number): string =>
   millis < 1000 ? `${Math.ceil(millis)}ms` : `${Number((millis / 1000).toFixed(1))}s`
 const until = (what: string, millis: number | undefined): string =>
@@ -342,6 +354,18 @@ export const fail = <R extends Reason>(reason: R): Effect.Effect<never, CallErro
 
 /** Whether a value is a `CallError` of any reason. */
 export const isCallError = (u: unknown): u is CallError => typeof u === "object" && u !== null && TypeId in u
+
+/**
+ * The defect with which a handler refuses its request. Not the `CallError` of the
+ * reason: that would be what a handler dies of when a call of its own failed, and
+ * another server's word, `sent` above all, says nothing about this request.
+ */
+export class Refused {
+  readonly reason: Refusal
+  constructor(reason: Refusal) {
+    this.reason = reason
+  }
+}
 
 /** The reason as plain JSON data: what logs, reports and the CLI print. */
 export const encode = (reason: Reason): unknown => encodeReason(reason)

@@ -202,6 +202,8 @@ export type CallEvent =
  */
 export interface Receiver {
   readonly event: (event: CallEvent) => void
+  /** Whether the hooks wait for nothing, so that a call needs no guard on their account. Default: they may wait. */
+  readonly prompt?: boolean
   readonly aroundCall?: <A, E, R>(self: Effect.Effect<A, E, R>, call: CallContext) => Effect.Effect<A, E, R>
   readonly aroundAttempt?: <A, E, R>(
     self: (trace: TraceContext | undefined) => Effect.Effect<A, E, R>,
@@ -235,9 +237,15 @@ export const combine = (outer: Receiver, inner: Receiver): Receiver => {
     },
     ...(call && { aroundCall: call }),
     ...(attempt && { aroundAttempt: attempt }),
-    ...(handler && { aroundHandler: handler })
+    ...(handler && { aroundHandler: handler }),
+    ...((call || attempt) && !mayWait(outer) && !mayWait(inner) && { prompt: true })
   }
 }
+
+/** Whether hooks of somebody else stand around a call and its attempts, which may wait for what they like. */
+export const mayWait = (receiver: Receiver | undefined): boolean =>
+  receiver !== undefined && receiver.prompt !== true &&
+  (receiver.aroundCall !== undefined || receiver.aroundAttempt !== undefined)
 
 type Around<Args extends ReadonlyArray<unknown>> = <A, E, R>(
   self: Effect.Effect<A, E, R>,

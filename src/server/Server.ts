@@ -27,6 +27,7 @@ import type * as Schema from "effect/Schema"
 import * as Scope from "effect/Scope"
 import * as Tracer from "effect/Tracer"
 import * as CallContext from "../contract/CallContext.ts"
+import * as CallError from "../contract/CallError.ts"
 import * as CallEvent from "../contract/CallEvent.ts"
 import * as Contract from "../contract/Contract.ts"
 import * as Deadline from "../contract/Deadline.ts"
@@ -72,7 +73,7 @@ export class Server extends Context.Service<Server, {
  * contract: a middleware's `PermissionDenied`, a handler's `Overloaded`. `sent:
  * "no"` promises that nothing has been done: the caller may send it again.
  */
-export const refuse = (reason: Answer.Refusal): Effect.Effect<never> => Effect.die(new Answer.Refused(reason))
+export const refuse = (reason: CallError.Refusal): Effect.Effect<never> => Effect.die(new CallError.Refused(reason))
 
 /** What a server needs to run a group: its handlers, its middleware, and what its schemas need. */
 export type Needs<Rpcs extends Rpc.Any> = Rpc.ToHandler<Rpcs> | Rpc.Middleware<Rpcs> | Transport
@@ -298,7 +299,9 @@ const failed = (
 ): Effect.Effect<Frame.Response> => {
   const died = cause.reasons.filter(Cause.isDieReason)
   if (died.length > 0) {
-    const refusal = died.find(({ defect }) => defect instanceof Answer.Refused)?.defect as Answer.Refused | undefined
+    const refusal = died.find(({ defect }) => defect instanceof CallError.Refused)?.defect as
+      | CallError.Refused
+      | undefined
     if (refusal !== undefined) return Effect.succeed(Answer.refused(refusal.reason))
     counts.defects++
     return Effect.as(

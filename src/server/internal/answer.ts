@@ -4,18 +4,6 @@ import * as ErrorCode from "../../contract/ErrorCode.ts"
 import * as BodyCodec from "../../wire/BodyCodec.ts"
 import * as Frame from "../../wire/Frame.ts"
 
-/** Reasons a server may end a request with. */
-export type Refusal =
-  | CallError.Unavailable
-  | CallError.Overloaded
-  | CallError.RateLimited
-  | CallError.Remote
-  | CallError.InvalidRequest
-  | CallError.Unauthenticated
-  | CallError.PermissionDenied
-  | CallError.NotFound
-  | CallError.Unimplemented
-
 const respond = (
   status: number,
   body: Uint8Array,
@@ -63,7 +51,7 @@ export const late: Frame.Response = say(
 export const interrupted = (traceId: string | undefined): Frame.Response =>
   coded(ErrorCode.own.interrupted, "the handler was interrupted from within", traceId, "ifIdempotent")
 
-const statuses: Readonly<Record<Refusal["_tag"], number>> = {
+const statuses: Readonly<Record<CallError.Refusal["_tag"], number>> = {
   Unavailable: Frame.Status.unavailable,
   Overloaded: Frame.Status.overloaded,
   RateLimited: Frame.Status.rateLimited,
@@ -75,19 +63,7 @@ const statuses: Readonly<Record<Refusal["_tag"], number>> = {
   Unimplemented: Frame.Status.unimplemented
 }
 
-/**
- * What a refusal ends the handler with. Not the `CallError` of the reason: that
- * would be what a handler dies of when a call of its own failed, and another
- * server's word, `sent` above all, says nothing about this request.
- */
-export class Refused {
-  readonly reason: Refusal
-  constructor(reason: Refusal) {
-    this.reason = reason
-  }
-}
-
-export const refused = (refusal: Refusal): Frame.Response => {
+export const refused = (refusal: CallError.Refusal): Frame.Response => {
   const status = statuses[refusal._tag]
   const processed = refusal.sent === "maybe"
   if (refusal._tag === "Remote") {
