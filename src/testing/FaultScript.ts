@@ -197,6 +197,19 @@ export const Radius = Schema.Struct({
 )
 export type Radius = typeof Radius.Type
 
+const everybody: Radius = {}
+
+/** Faults of the connection itself, with all that is on it: they know neither methods nor keys. */
+const wholeConnection: ReadonlySet<Kind> = new Set(["reset", "halfOpen", "refuse", "limit", "slowClose"])
+
+/** What of a radius a fault of the whole connection cannot tell, if anything. */
+const untellable = (fault: Fault, { keys, methods, of }: Radius): string | undefined => {
+  if (!wholeConnection.has(fault.kind)) return undefined
+  if (keys !== undefined) return "keys"
+  if (methods !== undefined) return "methods"
+  return of === "key" || of === "method" ? "of" : undefined
+}
+
 const PhaseSpec = Schema.Struct({
   /** What it is called wherever it is reported; unique in the script. */
   name: Schema.NonEmptyString,
@@ -210,7 +223,14 @@ const PhaseSpec = Schema.Struct({
   /** Share of the connections it hits, drawn once for each. Default 1. */
   toxicity: key(ratio)
 }).check(Schema.makeFilter((phase) => {
-  const { from = Duration.zero, to } = phase
+  const { fault, from = Duration.zero, radius = everybody, to } = phase
+  const field = untellable(fault, radius)
+  if (field !== undefined) {
+    return {
+      path: ["radius", field],
+      issue: `must be by endpoint or connection: ${fault.kind} is of whole connections`
+    }
+  }
   if (to === undefined) return undefined
   if (phase.for !== undefined) return { path: ["for"], issue: "only without to, which also says when it ends" }
   return Duration.isLessThan(from, to)
@@ -279,7 +299,12 @@ export class ScriptError extends Schema.TaggedError<ScriptError>()("ScriptError"
 
 const decode = Schema.decodeUnknownEffect(FaultScript)
 
-const everybody: Radius = {}
+/** A script as the runners take it: written, or read already. */
+export type Input = FaultScript | Script
+
+/** The script that an input is. */
+export const from = (input: Input): Effect.Effect<Script, ScriptError> =>
+  "endMillis" in input ? Effect.succeed(input) : read(input)
 
 /** Reads a script from data. Every problem is reported at once, unknown fields too. */
 export const read = (document: unknown): Effect.Effect<Script, ScriptError> =>
@@ -338,7 +363,7 @@ export const hits = (script: Script, phase: Phase, target: Target): boolean => {
   const connection = target.connection ?? ""
   if (radius.ratio !== undefined && radius.ratio < 1) {
     const of = radius.of ?? "key"
-    const name = target[of]
+    const name = wholeConnection.has(phase.fault.kind) && of === "key" ? undefined : target[of]
     const drawn = name === undefined
       ? drawFor(script, phase, "connection", connection)
       : drawFor(script, phase, of, name)

@@ -148,6 +148,17 @@ phases:
         assert.closeTo(hit.filter((is) => is).length, 200, 40)
       }))
 
+    it.effect("faults of whole connections are drawn by connection, whatever the key", () =>
+      Effect.gen(function*() {
+        const script = yield* FaultScript.read({
+          phases: [{ name: "p", to: 1000, fault: { kind: "reset" }, radius: { ratio: 0.5 } }]
+        })
+        const hit = (key: string) =>
+          Array.from({ length: 100 }, (_, connection) => isHit(script, { key, connection }) ? "x" : ".").join("")
+        assert.strictEqual(hit("a"), hit("b"))
+        assert.closeTo([...hit("a")].filter((c) => c === "x").length, 50, 20)
+      }))
+
     it.effect("nobody by the ratio 0, everybody by 1", () =>
       Effect.gen(function*() {
         const keys = Array.from({ length: 500 }, (_, i) => `k${i}`)
