@@ -69,6 +69,11 @@ export interface ClientOptions<
   readonly defaultDeadline?: Duration.Input | undefined
   /** How connections are reopened. */
   readonly connection?: Connection.ConnectionOptions | undefined
+  /**
+   * How bodies are written to a server whose hello names this codec; to others,
+   * and before that hello, in JSON. Default `BodyCodec.json`.
+   */
+  readonly codec?: BodyCodec.BodyCodec | undefined
 }
 
 /** The first segment of what follows a prefix in a method's name. */
@@ -117,7 +122,9 @@ interface Callable {
   readonly method: Contract.Method
   /** How long a call may take that does not say, in milliseconds. */
   readonly deadlineMillis: number
-  readonly schemas: Reply.Schemas
+  readonly bodies: BodyCodec.Bodies
+  /** For a server that does not know the codec of `bodies`. */
+  readonly asJson: BodyCodec.Bodies
   /** Makes the payload's value: a class where the contract wants one, defaults filled in. */
   readonly construct: (payload: unknown) => Result.Result<unknown, string>
   readonly stack: ClientStack.CallLevel
@@ -130,8 +137,8 @@ interface Callable {
  * in flight. Connections are opened at once, in the background.
  *
  * Dies with a `RangeError` when an option is out of range, the group has a
- * stream, a method's name is also a prefix of another's, or `methods` names one
- * the group does not have.
+ * stream, a method's name is also a prefix of another's, `methods` names one
+ * the group does not have, or the codec has no form for a method's schemas.
  */
 export const make = <
   R extends Rpc.Any,
@@ -145,7 +152,8 @@ export const make = <
     const where = "Client.make"
     const { target } = options
     Options.check(target !== "", where, "target", "a name", target)
-    const { defaultDeadline = "10 seconds" } = options
+    const { codec = BodyCodec.json, defaultDeadline = "10 seconds" } = options
+    Options.check(BodyCodec.all.includes(codec), where, "codec", "a BodyCodec of this version", codec.name)
     const methods = Contract.methods(group)
     checkDeadline("defaultDeadline", defaultDeadline)
     for (const { defaultDeadline, name } of methods) checkDeadline(`the DefaultDeadline of ${name}`, defaultDeadline)
@@ -170,11 +178,13 @@ export const make = <
     const client = node()
     for (const method of methods) {
       const level = stack.levelOf(method.name)
+      const bodies = bodiesOf(method, codec)
       const callable = {
         balancer,
         method,
         deadlineMillis: Duration.toMillis(Duration.fromInputUnsafe(method.defaultDeadline ?? defaultDeadline)),
-        schemas: schemasOf(method.rpc),
+        bodies,
+        asJson: codec === BodyCodec.json ? bodies : bodiesOf(method, BodyCodec.json),
         construct: constructor(method.rpc),
         stack: stack.calls[level]!,
         level
@@ -209,13 +219,10 @@ const place = (root: object, name: string, method: (payload: unknown, options?: 
 const clash = (name: string): RangeError =>
   Options.invalid("Client.make", "group", "without a method whose name is also a prefix of another's", name)
 
-const schemasOf = (rpc: Rpc.AnyWithProps): Reply.Schemas => {
-  const compile = (schema: Schema.Top) => BodyCodec.json.compile(schema as Schema.Codec<unknown, unknown>)
-  return {
-    payload: compile(rpc.payloadSchema),
-    success: compile(rpc.successSchema),
-    error: compile(Contract.errorSchema(rpc))
-  }
+const bodiesOf = ({ name, rpc }: Contract.Method, codec: BodyCodec.BodyCodec): BodyCodec.Bodies => {
+  const bodies = BodyCodec.bodies(codec, rpc.payloadSchema, rpc.successSchema, Contract.errorSchema(rpc))
+  if (Result.isSuccess(bodies)) return bodies.success
+  throw Options.invalid("Client.make", "codec", `one that has a form for ${name}`, `${codec.name}: ${bodies.failure}`)
 }
 
 const formatIssue = SchemaIssue.makeFormatterDefault()
@@ -276,7 +283,7 @@ const call = (
     const { method, stack } = callable
     const made = callable.construct(payload)
     if (Result.isFailure(made)) return invalid(method.name, made.failure)
-    const body = callable.schemas.payload.encode(made.success)
+    const body = callable.bodies.payload.encode(made.success)
     if (Result.isFailure(body)) return invalid(method.name, body.failure)
 
     const ambient = fiber.getRef(CallContext.Current)
@@ -306,7 +313,7 @@ const call = (
       return callable.balancer.run(callable.level, (endpoint) => {
         latest = endpoint
         // An attempt begins, and its time, when the endpoint's policies have let it go.
-        return Effect.withFiber((current) => send(current, callable, endpoint, body.success, startedAt))
+        return Effect.withFiber((current) => send(current, callable, endpoint, made.success, body, startedAt))
       }, been)
     })
     const receiver = CallEvent.receiverOf(fiber)
@@ -367,17 +374,21 @@ const send = (
   fiber: Fiber.Fiber<unknown, unknown>,
   callable: Callable,
   endpoint: Endpoint,
-  body: Uint8Array,
+  payload: unknown,
+  body: Result.Result<Uint8Array, string>,
   calledAt: number
 ): Effect.Effect<unknown, unknown> => {
   const call = fiber.getRef(CallContext.Current)
   const { timeout } = endpoint.levels[callable.level]!
   const receiver = CallEvent.receiverOf(fiber)
   const on = (session: Session, trace: CallContext.TraceContext | undefined, expiry?: Expiry<unknown>) => {
+    const bodies = session.codec.id === callable.bodies.id ? callable.bodies : callable.asJson
+    const encoded = bodies === callable.bodies ? body : bodies.payload.encode(payload)
+    if (Result.isFailure(encoded)) return invalid(call.name, encoded.failure)
     const request: Frame.Request = {
       method: call.name,
-      codec: BodyCodec.json.id,
-      body,
+      codec: bodies.id,
+      body: encoded.success,
       deadline: call.deadline,
       attempt: call.attempt,
       hedge: call.hedge,
@@ -391,7 +402,7 @@ const send = (
     if (callable.stack.queues || CallEvent.mayWait(receiver)) Timeout.begun(fiber)
     return Effect.flatMap(
       session.send(request, expiry),
-      (response) => Reply.read(response, call.name, endpoint.address, callable.schemas)
+      (response) => Reply.read(response, call.name, endpoint.address, bodies)
     )
   }
   const attempt = (trace: CallContext.TraceContext | undefined): Effect.Effect<unknown, unknown> => {

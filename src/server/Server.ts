@@ -20,10 +20,10 @@ import * as Effect from "effect/Effect"
 import * as Headers from "effect/http/Headers"
 import * as Layer from "effect/Layer"
 import * as Option from "effect/Option"
+import * as Result from "effect/Result"
 import * as Rpc from "effect/rpc/Rpc"
 import type * as RpcGroup from "effect/rpc/RpcGroup"
 import { RequestId } from "effect/rpc/RpcMessage"
-import type * as Schema from "effect/Schema"
 import * as Scope from "effect/Scope"
 import * as Tracer from "effect/Tracer"
 import * as CallContext from "../contract/CallContext.ts"
@@ -84,9 +84,8 @@ interface Served {
   readonly entry: Rpc.Handler<string>
   /** The handlers' context over the listener's: what a request's own is added to. */
   readonly context: Context.Context<never>
-  readonly payload: BodyCodec.Compiled<unknown>
-  readonly success: BodyCodec.Compiled<unknown>
-  readonly error: BodyCodec.Compiled<unknown>
+  /** Its bodies by the number of the codec, or why that codec has no form for them. */
+  readonly bodies: ReadonlyArray<Result.Result<BodyCodec.Bodies, string> | undefined>
 }
 
 /**
@@ -139,9 +138,7 @@ const serve = (
       context: Context.omit(Tracer.ParentSpan, Scope.Scope)(Context.merge(context, entry.context)) as Context.Context<
         never
       >,
-      payload: compile(method.rpc.payloadSchema),
-      success: compile(method.rpc.successSchema),
-      error: compile(Contract.errorSchema(method.rpc))
+      bodies: bodiesOf(method.rpc)
     })
   }
   const client = new Rpc.ServerClient(0)
@@ -174,12 +171,14 @@ const serve = (
           "no such method"
         )
       }
-      if (request.codec !== BodyCodec.json.id) {
+      const known = method.bodies[request.codec] ?? Result.fail(`unknown body codec ${request.codec}`)
+      if (Result.isFailure(known)) {
         counts.invalid++
-        const why = `unknown body codec ${request.codec}`
+        const why = known.failure
         return refused(request, peer, Answer.invalid(why), "invalid", why)
       }
-      const payload = method.payload.decode(request.body)
+      const bodies = known.success
+      const payload = bodies.payload.decode(request.body)
       if (payload._tag === "Failure") {
         counts.invalid++
         return refused(request, peer, Answer.invalid(payload.failure), "invalid", payload.failure)
@@ -210,7 +209,7 @@ const serve = (
           headers: Headers.fromInput(request.headers),
           rpc: method.method.rpc
         }, context)
-        return answer(method, handler, call, peer, counts)
+        return answer(method, bodies, handler, call, peer, counts)
       })
     }
   }
@@ -226,12 +225,18 @@ interface Counts {
 /** A name as a peer sent it, for a line of a log: short, and one line. */
 const printable = (name: string): string => /^[\w.\-/]{1,200}$/.test(name) ? name : JSON.stringify(name.slice(0, 200))
 
-const compile = (schema: Schema.Top): BodyCodec.Compiled<unknown> =>
-  BodyCodec.json.compile(schema as Schema.Codec<unknown, unknown>)
+const bodiesOf = (rpc: Rpc.AnyWithProps): Served["bodies"] => {
+  const bodies: Array<Result.Result<BodyCodec.Bodies, string>> = []
+  for (const codec of BodyCodec.all) {
+    bodies[codec.id] = BodyCodec.bodies(codec, rpc.payloadSchema, rpc.successSchema, Contract.errorSchema(rpc))
+  }
+  return bodies
+}
 
 /** Runs a handler in the request's context, within its scope and until its deadline, and says what came of it. */
 const answer = (
   served: Served,
+  bodies: BodyCodec.Bodies,
   handler: Effect.Effect<unknown, unknown>,
   call: CallContext.CallContext,
   peer: Peer,
@@ -259,12 +264,12 @@ const answer = (
   }).pipe(
     Effect.matchCauseEffect({
       onSuccess: (value) => {
-        const encoded = served.success.encode(value)
+        const encoded = bodies.success.encode(value)
         return encoded._tag === "Success"
-          ? Effect.succeed(Answer.ok(encoded.success))
+          ? Effect.succeed(Answer.ok(bodies.id, encoded.success))
           : unencodable("answer", encoded.failure, call, peer, counts)
       },
-      onFailure: (cause) => failed(served, cause, call, peer, counts)
+      onFailure: (cause) => failed(bodies, cause, call, peer, counts)
     })
   )
 }
@@ -291,7 +296,7 @@ const handle = (
 
 /** What a handler's failure is on the wire. */
 const failed = (
-  served: Served,
+  bodies: BodyCodec.Bodies,
   cause: Cause.Cause<unknown>,
   call: CallContext.CallContext,
   peer: Peer,
@@ -311,9 +316,9 @@ const failed = (
   }
   const error = Cause.findErrorOption(cause)
   if (Option.isSome(error) && !Cause.hasInterrupts(cause)) {
-    const encoded = served.error.encode(error.value)
+    const encoded = bodies.error.encode(error.value)
     return encoded._tag === "Success"
-      ? Effect.succeed(Answer.failed(encoded.success))
+      ? Effect.succeed(Answer.failed(bodies.id, encoded.success))
       : unencodable("error", encoded.failure, call, peer, counts)
   }
   // Ours (a cancel, the deadline) never come here: they end the fiber, and the transport answers.

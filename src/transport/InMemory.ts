@@ -109,7 +109,7 @@ class MemorySession implements Session {
   readonly address: string
   status: Status = "open"
   readonly greeted = true
-  readonly codec = BodyCodec.json
+  readonly codec = BodyCodec.all[0]!
   readonly attempts = new Set<Attempt>()
   readonly run: Server["run"]
   private readonly server: Server

@@ -20,29 +20,22 @@ export type Reason =
   | CallError.DecodeFailed
   | CallError.TooLarge
 
-/** A method's schemas, compiled for one codec. */
-export interface Schemas {
-  readonly payload: BodyCodec.Compiled<unknown>
-  readonly success: BodyCodec.Compiled<unknown>
-  readonly error: BodyCodec.Compiled<unknown>
-}
-
-/** The value of a response, or its failure: the contract's own error, or one of ours. */
+/** The value of a response to a request in the same codec, or its failure: the contract's own error, or one of ours. */
 export const read = (
   response: Frame.Response,
   method: string,
   target: string,
-  schemas: Schemas
+  bodies: BodyCodec.Bodies
 ): Effect.Effect<unknown, unknown> => {
-  if (response.status === Frame.Status.ok) {
-    const value = schemas.success.decode(response.body)
+  const { codec, status } = response
+  if (status > Frame.Status.failed) return CallError.fail(reasonOf(response, method, target))
+  if (codec !== bodies.id) return undecodable(target, `body codec ${codec} in answer to codec ${bodies.id}`)
+  if (status === Frame.Status.ok) {
+    const value = bodies.success.decode(response.body)
     return value._tag === "Success" ? Effect.succeed(value.success) : undecodable(target, value.failure)
   }
-  if (response.status === Frame.Status.failed) {
-    const error = schemas.error.decode(response.body)
-    return error._tag === "Success" ? Effect.fail(error.success) : undecodable(target, error.failure)
-  }
-  return CallError.fail(reasonOf(response, method, target))
+  const error = bodies.error.decode(response.body)
+  return error._tag === "Success" ? Effect.fail(error.success) : undecodable(target, error.failure)
 }
 
 const undecodable = (

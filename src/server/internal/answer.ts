@@ -6,17 +6,19 @@ import * as Frame from "../../wire/Frame.ts"
 
 const respond = (
   status: number,
+  codec: number,
   body: Uint8Array,
   processed: boolean,
   retryAfterMillis?: number
-): Frame.Response => ({ status, codec: BodyCodec.json.id, body, processed, retryAfterMillis, headers: {} })
+): Frame.Response => ({ status, codec, body, processed, retryAfterMillis, headers: {} })
 
 const say = (
   status: number,
   body: { readonly message: string } & Readonly<Record<string, unknown>>,
   processed: boolean,
   retryAfterMillis?: number
-): Frame.Response => respond(status, Buffer.from(JSON.stringify(body)), processed, retryAfterMillis)
+): Frame.Response => 
+  respond(status, BodyCodec.json.id, Buffer.from(JSON.stringify(body)), processed, retryAfterMillis)
 
 const coded = (
   code: ErrorCode.ErrorCode,
@@ -25,9 +27,10 @@ const coded = (
   retry: "ifIdempotent" | "never"
 ) => say(Frame.Status.remote, { code, message, traceId, retry }, true)
 
-export const ok = (body: Uint8Array): Frame.Response => respond(Frame.Status.ok, body, true)
+export const ok = (codec: number, body: Uint8Array): Frame.Response => respond(Frame.Status.ok, codec, body, true)
 
-export const failed = (body: Uint8Array): Frame.Response => respond(Frame.Status.failed, body, true)
+export const failed = (codec: number, body: Uint8Array): Frame.Response =>
+  respond(Frame.Status.failed, codec, body, true)
 
 export const encodeFailed = (why: string, traceId: string | undefined): Frame.Response =>
   coded(ErrorCode.own.encodeFailed, `the server cannot encode its answer: ${why}`, traceId, "never")
