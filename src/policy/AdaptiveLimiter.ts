@@ -41,7 +41,7 @@ import * as Options from "../contract/Options.ts"
 import * as Outcome from "../contract/Outcome.ts"
 import * as Timer from "../contract/Timer.ts"
 import { Capacity } from "./internal/capacity.ts"
-import { Gradient, type Kind, type Move, rejectionAt } from "./internal/gradient.ts"
+import { Gradient, type Kind, type Move, type Options as GradientOptions, rejectionAt } from "./internal/gradient.ts"
 import * as Guard from "./internal/guard.ts"
 import { Permits, RankedWaiter } from "./internal/permits.ts"
 import * as Progress from "./internal/progress.ts"
@@ -101,6 +101,12 @@ export interface Stats {
 
 export interface AdaptiveLimiter extends Policy.OfKind<"adaptiveLimiter", CallError.CallError<CallError.LimitReached>> {
   readonly stats: Effect.Effect<Stats>
+  /**
+   * Goes on by other options, all of them, under its name: with what it has learnt, and with the limit it has found as
+   * far as `min` and `max` allow. Permits that are out stay out, and waiters keep their places. Dies on what `make` dies
+   * on.
+   */
+  readonly reconfigure: (options: AdaptiveLimiterOptions) => Effect.Effect<void>
 }
 
 /**
@@ -110,31 +116,8 @@ export interface AdaptiveLimiter extends Policy.OfKind<"adaptiveLimiter", CallEr
  */
 export const make = (options: AdaptiveLimiterOptions = {}): Effect.Effect<AdaptiveLimiter> =>
   Effect.withFiber((fiber) => {
-    const where = "AdaptiveLimiter.make"
-    const { maxWait = "10 seconds", name = "AdaptiveLimiter", rejection = { from: 2, to: 3 } } = options
-    const min = Options.integer(where, "min", options.min ?? 1, 1)
-    const max = Options.integer(where, "max", options.max ?? Math.max(200, min), min)
-    const initial = Options.integer(where, "initial", options.initial ?? clamp(20, min, max), min, max)
-    Options.finite(where, "rejection.from", rejection.from, 0)
-    Options.finite(where, "rejection.to", rejection.to, rejection.from)
-    const windowMillis = Options.millis(where, "window", options.window ?? "1 second")
-    const core = new Gradient({
-      initial,
-      min,
-      max,
-      windowMillis,
-      maxWindowMillis: Math.max(30_000, windowMillis),
-      minimumCalls: Options.integer(where, "minimumCalls", options.minimumCalls ?? 50, 1),
-      maxFactor: Options.finite(where, "maxFactor", options.maxFactor ?? 5, 1),
-      stabilizationMillis: Options.millis(where, "stabilization", options.stabilization ?? "1 minute", true)
-    }, Timer.now(fiber))
-    const state = new State(
-      name,
-      core,
-      Options.integer(where, "maxQueue", options.maxQueue ?? 3 * max, 0),
-      rejection,
-      Options.millis(where, "maxWait", maxWait, true)
-    )
+    const { name = "AdaptiveLimiter" } = options
+    const state = new State(name, configOf("AdaptiveLimiter.make", options), Timer.now(fiber))
     // Of the clock it was made with: a reader outside any fiber has no other.
     const clock = fiber.getRef(Clock.Clock)
     const stats = () => state.stats(Timer.nowOf(clock))
@@ -144,15 +127,54 @@ export const make = (options: AdaptiveLimiterOptions = {}): Effect.Effect<Adapti
         CallError.CallError<CallError.LimitReached>,
         never,
         "adaptiveLimiter",
-        { readonly stats: Effect.Effect<Stats> }
+        Pick<AdaptiveLimiter, "stats" | "reconfigure">
       >(
         { name, kind: "adaptiveLimiter", run: (self) => run(state, self) },
-        { stats: Effect.sync(stats) }
+        {
+          stats: Effect.sync(stats),
+          reconfigure: (options) =>
+            Effect.withFiber((fiber) => {
+              state.change(configOf("AdaptiveLimiter.reconfigure", options), fiber)
+              return Effect.void
+            })
+        }
       )
     )
   })
 
 const clamp = (value: number, min: number, max: number): number => Math.min(max, Math.max(min, value))
+
+/** The options, checked. */
+interface Config {
+  readonly gradient: GradientOptions
+  readonly maxQueue: number
+  readonly rejection: { readonly from: number; readonly to: number }
+  readonly maxWaitMillis: number
+}
+
+const configOf = (where: string, options: AdaptiveLimiterOptions): Config => {
+  const { maxWait = "10 seconds", rejection = { from: 2, to: 3 } } = options
+  const min = Options.integer(where, "min", options.min ?? 1, 1)
+  const max = Options.integer(where, "max", options.max ?? Math.max(200, min), min)
+  Options.finite(where, "rejection.from", rejection.from, 0)
+  Options.finite(where, "rejection.to", rejection.to, rejection.from)
+  const windowMillis = Options.millis(where, "window", options.window ?? "1 second")
+  return {
+    gradient: {
+      initial: Options.integer(where, "initial", options.initial ?? clamp(20, min, max), min, max),
+      min,
+      max,
+      windowMillis,
+      maxWindowMillis: Math.max(30_000, windowMillis),
+      minimumCalls: Options.integer(where, "minimumCalls", options.minimumCalls ?? 50, 1),
+      maxFactor: Options.finite(where, "maxFactor", options.maxFactor ?? 5, 1),
+      stabilizationMillis: Options.millis(where, "stabilization", options.stabilization ?? "1 minute", true)
+    },
+    maxQueue: Options.integer(where, "maxQueue", options.maxQueue ?? 3 * max, 0),
+    rejection,
+    maxWaitMillis: Options.millis(where, "maxWait", maxWait, true)
+  }
+}
 
 /** A permit: from when on it was held, and how many were out then. */
 interface Held {
@@ -203,7 +225,7 @@ const wait = (state: State, held: Held) =>
     displaced?.reject()
     return Effect.sync(() => {
       // One that has left the queue already was handed a permit, which its exit gives back.
-      if (permits.leave(waiter)) waiter.left()
+      if (permits.leave(waiter)) waiter.left("interrupted")
     })
   })
 
@@ -240,47 +262,54 @@ class Waiter extends RankedWaiter {
   }
 
   admit(): void {
-    this.state.grant(this.held, this.left())
+    this.state.grant(this.held, this.left("admitted"))
     this.resume(Effect.void)
   }
 
   reject(): void {
-    this.left()
+    this.left("rejected")
     this.resume(this.state.reject(this.fiber, this.call))
   }
 
   /** The wait is over; returns when. */
-  left(): number {
+  left(how: CallEvent.QueueLeft["how"]): number {
     this.timer?.cancel()
-    const now = Timer.now(this.fiber)
-    Stamp.go(this.stamp, now - this.since)
-    return now
+    const { call, fiber, state } = this
+    const atMillis = Timer.now(fiber)
+    const waitedMillis = atMillis - this.since
+    Stamp.go(this.stamp, waitedMillis)
+    CallEvent.receiverOf(fiber)?.event({ _tag: "QueueLeft", call, policy: state.name, how, waitedMillis, atMillis })
+    return atMillis
   }
 }
 
 class State {
   readonly permits: Permits<Waiter>
-  readonly maxWaitMillis: number
-  private readonly name: string
+  private config: Config
+  readonly name: string
   private readonly core: Gradient
   private readonly capacity = new Capacity(5000, 50)
-  private readonly rejection: { readonly from: number; readonly to: number }
   private admitted = 0
   private rejected = 0
   private handing = false
 
-  constructor(
-    name: string,
-    core: Gradient,
-    maxQueue: number,
-    rejection: { readonly from: number; readonly to: number },
-    maxWaitMillis: number
-  ) {
+  constructor(name: string, config: Config, now: number) {
     this.name = name
-    this.core = core
-    this.permits = new Permits(core.limit, maxQueue)
-    this.rejection = rejection
-    this.maxWaitMillis = maxWaitMillis
+    this.config = config
+    this.core = new Gradient(config.gradient, now)
+    this.permits = new Permits(this.core.limit, config.maxQueue)
+  }
+
+  get maxWaitMillis(): number {
+    return this.config.maxWaitMillis
+  }
+
+  change(config: Config, fiber: Fiber.Fiber<unknown, unknown>): void {
+    const from = this.core.limit
+    this.config = config
+    this.core.change(config.gradient)
+    this.permits.maxQueue = config.maxQueue
+    this.move(from, this.core.limit, "reconfigured", fiber)
   }
 
   /** A permit was taken. */
@@ -296,7 +325,8 @@ class State {
     if (this.maxWaitMillis === 0 || remainingMillis <= 0) return false
     // The permits come back at a pace of `limit` per latency. Unknown, it is NaN, and refuses nobody.
     if (((queued + 1) / limit) * this.core.recent.value > remainingMillis) return false
-    const chance = rejectionAt(queued, this.rejection.from * limit, this.rejection.to * limit)
+    const { from, to } = this.config.rejection
+    const chance = rejectionAt(queued, from * limit, to * limit)
     return chance === 0 || (chance < 1 && fiber.getRef(Random.Random).nextDoubleUnsafe() >= chance)
   }
 
@@ -312,15 +342,19 @@ class State {
     const millis = now - held.startedAt
     if (kind === "answered") this.capacity.add(millis, now)
     const move = this.core.record(kind, millis, held.inFlight, full, now)
-    if (move === undefined) return
-    this.permits.limit = move.to
+    if (move !== undefined) this.move(move.from, move.to, describe(move), fiber)
+  }
+
+  private move(from: number, to: number, why: string, fiber: Fiber.Fiber<unknown, unknown>): void {
+    if (from === to) return
+    this.permits.limit = to
     CallEvent.receiverOf(fiber)?.event({
       _tag: "LimitMoved",
       policy: this.name,
-      from: move.from,
-      to: move.to,
-      why: describe(move),
-      atMillis: now
+      from,
+      to,
+      why,
+      atMillis: Timer.now(fiber)
     })
     this.handOver()
   }
@@ -330,14 +364,18 @@ class State {
     call: CallContext.CallContext
   ): Effect.Effect<never, CallError.CallError<CallError.LimitReached>> {
     this.rejected++
+    const { limit } = this.permits
+    const error = new CallError.CallError({ _tag: "LimitReached", policy: this.name, sent: "no", limit })
     CallEvent.receiverOf(fiber)?.event({
       _tag: "Rejected",
       call,
       policy: this.name,
       reason: "LimitReached",
+      error,
+      state: undefined,
       atMillis: Timer.now(fiber)
     })
-    return CallError.fail({ _tag: "LimitReached", policy: this.name, sent: "no", limit: this.permits.limit })
+    return Effect.fail(error)
   }
 
   stats(now: number): Stats {

@@ -25,13 +25,18 @@ import * as CallEvent from "../contract/CallEvent.ts"
 import * as Options from "../contract/Options.ts"
 import * as Outcome from "../contract/Outcome.ts"
 import * as Timer from "../contract/Timer.ts"
-import { type Pending, Rejection } from "./internal/rejection.ts"
+import { type Options as RejectionOptions, type Pending, Rejection } from "./internal/rejection.ts"
 import * as Policy from "./Policy.ts"
 
 /** A policy that rejects what the server would refuse. */
 export interface AdaptiveThrottle extends Policy.OfKind<"adaptiveThrottle", CallError.CallError<CallError.Throttled>> {
   /** The figures the next decision starts from. */
   readonly status: Effect.Effect<Status>
+  /**
+   * Goes on by other options, all of them, under its name: what the window knows counts, or with another `window`
+   * nothing does. Dies on what `make` dies on.
+   */
+  readonly reconfigure: (options: AdaptiveThrottleOptions) => Effect.Effect<void>
 }
 
 export interface Status {
@@ -78,17 +83,8 @@ export interface AdaptiveThrottleOptions {
  */
 export const make = (options: AdaptiveThrottleOptions = {}): Effect.Effect<AdaptiveThrottle> =>
   Effect.withFiber((maker) => {
-    const where = "AdaptiveThrottle.make"
     const { name = "AdaptiveThrottle" } = options
-    const k = Options.finite(where, "k", options.k ?? 2, 1)
-    const core = new Rejection({
-      k,
-      kMin: Options.finite(where, "kMin", options.kMin ?? k, 1, k),
-      windowMillis: Options.millis(where, "window", options.window ?? "30 seconds"),
-      minimumCalls: Options.integer(where, "minimumCalls", options.minimumCalls ?? 5, 0),
-      maxRejection: Options.ratio(where, "maxRejection", options.maxRejection ?? 0.9),
-      forcedPassMillis: Options.millis(where, "forcedPass", options.forcedPass ?? "1 second")
-    })
+    let core = new Rejection(checked("AdaptiveThrottle.make", options))
     /** As of the last decision, for those who look without asking for one. */
     let ratio = 0
 
@@ -96,7 +92,7 @@ export const make = (options: AdaptiveThrottleOptions = {}): Effect.Effect<Adapt
       CallError.CallError<CallError.Throttled>,
       never,
       "adaptiveThrottle",
-      { readonly status: Effect.Effect<Status> }
+      Pick<AdaptiveThrottle, "status" | "reconfigure">
     >(
       {
         name,
@@ -104,31 +100,36 @@ export const make = (options: AdaptiveThrottleOptions = {}): Effect.Effect<Adapt
         run: <A, E, R>(self: Effect.Effect<A, E, R>) =>
           Effect.withFiber<A, E | CallError.CallError<CallError.Throttled>, R>((fiber) => {
             let pending: Pending | undefined
+            let admittedBy = core
             return Effect.onExitPrimitive(
               // Admitted in the step after the release is in place: between two steps a fiber may be interrupted.
               Effect.withFiber<A, E | CallError.CallError<CallError.Throttled>, R>(() => {
                 const now = Timer.now(fiber)
+                admittedBy = core
                 ratio = core.ratio(now)
                 if (ratio > 0 && !core.mustPass(now) && fiber.getRef(Random.Random).nextDoubleUnsafe() < ratio) {
                   core.reject(now)
+                  const error = new CallError.CallError({ _tag: "Throttled", policy: name, sent: "no", ratio })
                   CallEvent.receiverOf(fiber)?.event({
                     _tag: "Rejected",
                     call: fiber.getRef(CallContext.Current),
                     policy: name,
                     reason: "Throttled",
+                    error,
+                    state: undefined,
                     atMillis: now
                   })
-                  return CallError.fail({ _tag: "Throttled", policy: name, sent: "no", ratio })
+                  return Effect.fail(error)
                 }
                 pending = core.admit(now)
                 return self
               }),
               (exit) => {
                 if (pending === undefined) return undefined
-                core.end(pending, Timer.now(fiber))
+                admittedBy.end(pending, Timer.now(fiber))
                 // Classifying may run the caller's code, and that may throw: the attempt has ended by then.
                 const { endpoint } = Outcome.ofExit(exit, fiber.getRef(CallContext.Current))
-                if (endpoint !== "ignored") core.record(endpoint === "success")
+                if (endpoint !== "ignored") admittedBy.record(endpoint === "success")
                 return undefined
               }
             )
@@ -139,7 +140,12 @@ export const make = (options: AdaptiveThrottleOptions = {}): Effect.Effect<Adapt
           const now = Timer.now(fiber)
           const ratio = core.ratio(now)
           return Effect.succeed({ ...core.status(), ratio })
-        })
+        }),
+        reconfigure: (options) =>
+          Effect.sync(() => {
+            const wanted = checked("AdaptiveThrottle.reconfigure", options)
+            if (!core.change(wanted)) core = new Rejection(wanted)
+          })
       }
     )
     maker.getRef(Policy.CurrentRegistry)?.register({
@@ -149,3 +155,15 @@ export const make = (options: AdaptiveThrottleOptions = {}): Effect.Effect<Adapt
     })
     return Effect.succeed(throttle)
   })
+
+const checked = (where: string, options: AdaptiveThrottleOptions): RejectionOptions => {
+  const k = Options.finite(where, "k", options.k ?? 2, 1)
+  return {
+    k,
+    kMin: Options.finite(where, "kMin", options.kMin ?? k, 1, k),
+    windowMillis: Options.millis(where, "window", options.window ?? "30 seconds"),
+    minimumCalls: Options.integer(where, "minimumCalls", options.minimumCalls ?? 5, 0),
+    maxRejection: Options.ratio(where, "maxRejection", options.maxRejection ?? 0.9),
+    forcedPassMillis: Options.millis(where, "forcedPass", options.forcedPass ?? "1 second")
+  }
+}

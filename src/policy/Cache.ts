@@ -80,6 +80,12 @@ export interface Cache<in out V> extends Policy.SubstituteOfKind<"cache", V, V, 
   /** Forgets everything. */
   readonly clear: Effect.Effect<void>
   readonly stats: Effect.Effect<Stats>
+  /**
+   * Goes on by other options, all of them, under its name, with what it has kept and what is under way. No answer
+   * stays fresh for longer than a new, fixed `ttl` says. Which calls are the same must not change: keys are not kept
+   * apart. Dies on what `make` dies on.
+   */
+  readonly reconfigure: (options: CacheOptions<V>) => Effect.Effect<void>
 }
 
 export interface Answer<out V> {
@@ -146,7 +152,7 @@ export interface CacheOptions<V> {
  */
 export const make = <V>(options: CacheOptions<V>): Effect.Effect<Cache<V>> =>
   Effect.withFiber((fiber) => {
-    const state = new State<V>(configOf(options), fiber.getRef(Clock.Clock))
+    const state = new State<V>(configOf("Cache.make", options), fiber.getRef(Clock.Clock))
     const { name } = state.config
     fiber.getRef(Policy.CurrentRegistry)?.register({ name, kind: "cache", snapshot: () => state.stats() })
     return Effect.succeed(
@@ -157,7 +163,8 @@ export const make = <V>(options: CacheOptions<V>): Effect.Effect<Cache<V>> =>
           peek: (key) => Effect.sync(() => state.peek(key)),
           invalidate: (key) => Effect.sync(() => state.invalidate(key)),
           clear: Effect.sync(() => state.clear()),
-          stats: Effect.sync(() => state.stats())
+          stats: Effect.sync(() => state.stats()),
+          reconfigure: (options) => Effect.sync(() => state.change(configOf("Cache.reconfigure", options)))
         }
       )
     )
@@ -171,6 +178,8 @@ interface Config<V> extends Windows {
   readonly name: string
   readonly keyOf: (call: CallContext.CallContext) => string | undefined
   readonly ttlOf: (value: V, call: CallContext.CallContext) => number
+  /** What `ttlOf` says of any answer; `Infinity` where it depends. */
+  readonly ttlMillis: number
   readonly jitter: number
   readonly isAnswer: (error: unknown, call: CallContext.CallContext) => boolean
   readonly errorMillis: number
@@ -178,8 +187,7 @@ interface Config<V> extends Windows {
   readonly capacity: number
 }
 
-const configOf = <V>(options: CacheOptions<V>): Config<V> => {
-  const where = "Cache.make"
+const configOf = <V>(where: string, options: CacheOptions<V>): Config<V> => {
   const { jitter = 0.05, key = keyOf, name = "Cache", negative, ttl } = options
   const fixed = typeof ttl === "function" ? 0 : Options.millis(where, "ttl", ttl, true)
   return {
@@ -188,6 +196,7 @@ const configOf = <V>(options: CacheOptions<V>): Config<V> => {
     ttlOf: typeof ttl === "function"
       ? (value, call) => Duration.toMillis(Duration.fromInputUnsafe(ttl(value, call)))
       : () => fixed,
+    ttlMillis: typeof ttl === "function" ? Infinity : fixed,
     jitter: Options.ratio(where, "jitter", jitter, true),
     isAnswer: negative?.when ?? (() => false),
     errorMillis: Options.millis(where, "negative.ttl", negative?.ttl ?? "5 seconds"),
@@ -378,7 +387,7 @@ const isWithin = (within: Within | undefined, state: State<any>, key: string): b
     isWithin(within.outer, state, key))
 
 class State<V> {
-  readonly config: Config<V>
+  config: Config<V>
   readonly answers: Bounded<Kept<V>>
   readonly flights = new Map<string, Flight<V>>()
   readonly counts = { fresh: 0, stale: 0, fetched: 0, shared: 0, refreshed: 0 }
@@ -391,6 +400,15 @@ class State<V> {
     this.answers = new Bounded(config.capacity)
   }
 
+  change(config: Config<V>): void {
+    this.config = { ...config, name: this.config.name }
+    this.answers.resize(config.capacity)
+    this.answers.update((kept) => {
+      const longest = kept.fetchedAt + (Exit.isSuccess(kept.exit) ? config.ttlMillis : config.errorMillis)
+      return kept.freshUntil <= longest ? kept : { ...kept, freshUntil: longest }
+    })
+  }
+
   /** Answers with what is kept. */
   serve(
     kept: Kept<V>,
@@ -401,9 +419,11 @@ class State<V> {
   ): Effect.Effect<any, any> {
     const now = Timer.now(fiber)
     this.counts[how]++
-    CallEvent.receiverOf(fiber)?.event({ _tag: "Substituted", call, policy: this.config.name, how, atMillis: now })
+    const ageMillis = now - kept.fetchedAt
+    const policy = this.config.name
+    CallEvent.receiverOf(fiber)?.event({ _tag: "Substituted", call, policy, how, ageMillis, atMillis: now })
     return Exit.isSuccess(kept.exit)
-      ? Effect.succeed(view.of({ value: kept.exit.value, how, ageMillis: now - kept.fetchedAt }))
+      ? Effect.succeed(view.of({ value: kept.exit.value, how, ageMillis }))
       : kept.exit
   }
 

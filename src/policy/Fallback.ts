@@ -172,6 +172,7 @@ export const make: {
             call,
             policy: name,
             how: memory === undefined ? "fallback" : "stale",
+            ageMillis: memory?.ageOf(call, fiber),
             atMillis: Timer.now(fiber)
           })
           return Effect.succeed(value)
@@ -184,28 +185,49 @@ export const make: {
     }
 
     fiber.getRef(Policy.CurrentRegistry)?.register({ name, kind: "fallback", snapshot: () => ({ ...stats }) })
-    return Effect.succeed(
-      Policy.makeSubstitute<"fallback", any, any, any, any, any, { readonly stats: Effect.Effect<Stats> }>(
-        {
-          name,
-          kind: "fallback",
-          run: (self) =>
-            Effect.withFiber((fiber) => {
-              const { deadline } = fiber.getRef(CallContext.Current)
-              const remembered = memory === undefined ? self : memory.remember(self, fiber)
-              const guarded = deadline === Infinity || !endsEarly
-                ? remembered
-                : Timeout.withDeadlineAt(
-                  remembered,
-                  deadline - reserveOf(reserveMillis, deadline - Timer.now(fiber), options.orElse !== undefined)
-                )
-              return Effect.catchCause(guarded, (cause) => substitute(fiber, cause))
-            })
-        },
-        { stats: Effect.sync(() => ({ ...stats })) }
-      )
+    const fallback = Policy.makeSubstitute<
+      "fallback",
+      any,
+      any,
+      any,
+      any,
+      any,
+      { readonly stats: Effect.Effect<Stats> }
+    >(
+      {
+        name,
+        kind: "fallback",
+        run: (self) =>
+          Effect.withFiber((fiber) => {
+            const { deadline } = fiber.getRef(CallContext.Current)
+            const remembered = memory === undefined ? self : memory.remember(self, fiber)
+            const guarded = deadline === Infinity || !endsEarly
+              ? remembered
+              : Timeout.withDeadlineAt(
+                remembered,
+                deadline - reserveOf(reserveMillis, deadline - Timer.now(fiber), options.orElse !== undefined)
+              )
+            return Effect.catchCause(guarded, (cause) => substitute(fiber, cause))
+          })
+      },
+      { stats: Effect.sync(() => ({ ...stats })) }
     )
+    if (memory !== undefined) memories.set(fallback, memory)
+    return Effect.succeed(fallback)
   })
+
+/** What fallbacks remember. */
+const memories = new WeakMap<object, Memory>()
+
+/**
+ * Hands the last good answers over to the fallback that takes another's place.
+ *
+ * @internal
+ */
+export const succeed = (from: object, to: object): void => {
+  const known = memories.get(from)
+  if (known !== undefined) memories.get(to)?.inherit(known)
+}
 
 interface Plans {
   readonly value: unknown
@@ -247,12 +269,20 @@ const reserveOf = (reserveMillis: number | undefined, remaining: number, calls: 
 class Memory {
   private readonly maxAgeMillis: number
   private readonly keyOf: (call: CallContext.CallContext) => string | undefined
-  private readonly answers: Bounded<{ readonly value: unknown; readonly atMillis: number }>
+  private readonly capacity: number
+  private answers: Bounded<{ readonly value: unknown; readonly atMillis: number }>
 
   constructor(where: string, options: StaleOptions) {
     this.maxAgeMillis = Options.millis(where, "stale.maxAge", options.maxAge)
-    this.answers = new Bounded(Options.integer(where, "stale.capacity", options.capacity ?? 1000, 1))
+    this.capacity = Options.integer(where, "stale.capacity", options.capacity ?? 1000, 1)
+    this.answers = new Bounded(this.capacity)
     this.keyOf = options.key ?? keyOf
+  }
+
+  /** Goes on with the answers of another, which its calls in flight still add to. */
+  inherit(from: Memory): void {
+    this.answers = from.answers
+    this.answers.resize(this.capacity)
   }
 
   remember<A, E, R>(self: Effect.Effect<A, E, R>, fiber: Fiber.Fiber<unknown, unknown>): Effect.Effect<A, E, R> {
@@ -262,6 +292,13 @@ class Memory {
       this.answers.set(key, { value, atMillis: Timer.now(fiber) })
       return value
     })
+  }
+
+  /** How old the answer is. */
+  ageOf(call: CallContext.CallContext, fiber: Fiber.Fiber<unknown, unknown>): number | undefined {
+    const key = this.keyOf(call)
+    const answer = key === undefined ? undefined : this.answers.peek(key)
+    return answer === undefined ? undefined : Timer.now(fiber) - answer.atMillis
   }
 
   recall(call: CallContext.CallContext, fiber: Fiber.Fiber<unknown, unknown>): Effect.Effect<unknown> | undefined {

@@ -86,22 +86,39 @@ export const make = (options: HedgeOptions = {}): Effect.Effect<Hedge> =>
     const timing = options.delay === undefined
       ? fromQuantile(where, options, minimum)
       : fixed(Options.millis(where, "delay", options.delay, true))
-    const hedging: Retry.Hedging = { name, hedges, budget, ...timing }
+    const { delayUnsafe, observeUnsafe } = timing
+    const hedging: Retry.Hedging = { name, hedges, budget, delayUnsafe, observeUnsafe }
     const hedge: Hedge = Policy.make<never, never, "hedge", Omit<Hedge, keyof Policy.OfKind<"hedge">>>(
       { name, kind: "hedge", run: Retry.hedgesOnly(hedging, discard) },
-      { ...hedging, delay: Effect.withFiber((fiber) => Effect.succeed(timing.delayUnsafe(Timer.now(fiber)))) }
+      { ...hedging, delay: Effect.withFiber((fiber) => Effect.succeed(delayUnsafe(Timer.now(fiber)))) }
     )
     fiber.getRef(Policy.CurrentRegistry)?.register({ name, kind: "hedge", snapshot: timing.snapshot })
+    if (timing.estimator !== undefined) estimators.set(hedge, timing.estimator)
     return Effect.succeed(hedge)
   })
 
+/** What hedges have seen. */
+const estimators = new WeakMap<Hedge, Estimator.Estimator>()
+
+/**
+ * Hands the latencies over to the hedge that takes another's place, where both remember them for as long.
+ *
+ * @internal
+ */
+export const succeed = (from: Hedge, to: Hedge): void => {
+  const [known, empty] = [estimators.get(from), estimators.get(to)]
+  if (known !== undefined && empty !== undefined) Estimator.inherit(empty, known)
+}
+
 interface Timing extends Pick<Retry.Hedging, "delayUnsafe" | "observeUnsafe"> {
   readonly snapshot: () => unknown
+  readonly estimator: Estimator.Estimator | undefined
 }
 
 const fixed = (delayMillis: number): Timing => ({
   delayUnsafe: () => delayMillis,
   observeUnsafe: undefined,
+  estimator: undefined,
   snapshot: () => ({ delayMillis })
 })
 
@@ -125,6 +142,7 @@ const fromQuantile = (where: string, options: HedgeOptions, minimum: number): Ti
   }
   return {
     delayUnsafe,
+    estimator,
     observeUnsafe: (latency, now) => Estimator.observe(estimator, latency, latest = now),
     // A registry asks without a clock: as of the last call.
     snapshot: () => ({ delayMillis: delayUnsafe(latest), samples: Estimator.size(estimator, latest), quantile })

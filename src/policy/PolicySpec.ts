@@ -31,7 +31,7 @@ import type * as Bulkhead from "./Bulkhead.ts"
 import * as Cache from "./Cache.ts"
 import type * as CircuitBreaker from "./CircuitBreaker.ts"
 import * as Fallback from "./Fallback.ts"
-import type * as Hedge from "./Hedge.ts"
+import * as Hedge from "./Hedge.ts"
 import { PolicySpec, type Read } from "./internal/document.ts"
 import * as Lint from "./Lint.ts"
 import * as Policy from "./Policy.ts"
@@ -364,51 +364,100 @@ const assemble = (
     const old = former?.slots ?? {}
     const changes: Array<Effect.Effect<void>> = []
 
+    /**
+     * The policy of a slot whose spec is the same or not: the old one as it is, the old one changed, or a new one that
+     * `succeed`s the old.
+     */
+    const replace = <P extends object, E>(
+      running: P | undefined,
+      same: boolean,
+      make: Effect.Effect<P | undefined, E>,
+      how: {
+        readonly change?: ((running: P) => Effect.Effect<void> | undefined) | undefined
+        readonly succeed?: (from: P, to: P) => void
+      } = {}
+    ): Effect.Effect<P | undefined, E> => {
+      if (running === undefined) return registering(make, made)
+      if (same) return Effect.succeed(running)
+      const change = how.change?.(running)
+      if (change !== undefined) {
+        changes.push(change)
+        // One that is thrown away, to see whether its constructor refuses.
+        return Effect.as(Effect.provideService(make, Policy.CurrentRegistry, undefined), running)
+      }
+      return Effect.tap(registering(make, made), (fresh) =>
+        Effect.sync(() => {
+          if (fresh !== undefined) changes.push(Effect.sync(() => how.succeed?.(running, fresh)))
+        }))
+    }
+    const isSame = (key: keyof Read): boolean => former !== undefined && Equal.equals(former.spec[key], spec[key])
+
     type Key = keyof Slots & keyof StackOptions.StackOptions
     type Stated<K extends Key> = Exclude<StackOptions.StackOptions[K], false | undefined>
-    /** `change` says how the old policy becomes what is stated, or `undefined` where it cannot. */
     const slot = <K extends Key, P extends Slots[K] & object>(
       key: K,
       make: (slot: Stated<K>) => Effect.Effect<P>,
       change?: (old: P, slot: Stated<K>) => Effect.Effect<void> | undefined,
+      succeed: (from: P, to: P) => void = () => {},
       kept = true
     ): Effect.Effect<P | undefined> => {
       const options = stated[key]
       if (options === undefined || options === false) return Effect.succeed(undefined)
       const wanted = options as Stated<K>
-      const running = old[key] as P | undefined
-      if (running === undefined || !kept) return registering(make(wanted), made)
-      if (Equal.equals(former?.spec[key], spec[key])) return Effect.succeed(running)
-      const changing = change?.(running, wanted)
-      if (changing === undefined) return registering(make(wanted), made)
-      changes.push(changing)
-      // One that is thrown away, to see whether its constructor refuses.
-      return Effect.as(Effect.provideService(make(wanted), Policy.CurrentRegistry, undefined), running)
+      return replace(old[key] as P | undefined, kept && isSame(key), make(wanted), {
+        change: change && ((running) => change(running, wanted)),
+        succeed
+      })
     }
 
     const wanted = budgetOf(spec)
-    const keepsBudget = former !== undefined && Equal.equals(budgetOf(former.spec), wanted)
-    const budget = keepsBudget ? old.budget : yield* registering(StackOptions.budgetOf(name, { budget: wanted }), made)
+    const budget = wanted === false ? undefined : yield* replace(
+      old.budget,
+      former !== undefined && Equal.equals(budgetOf(former.spec), wanted),
+      StackOptions.budgetOf(name, { budget: wanted }),
+      { change: (running) => running.reconfigure({ ...wanted }) }
+    )
+    const keepsBudget = budget === old.budget
     const slots: Slots = {
-      fallback: former !== undefined && Equal.equals(former.spec.fallback, spec.fallback)
-        ? old.fallback
-        : yield* registering(fallback(name, spec.fallback, bindings), made),
-      cache: former !== undefined && Equal.equals(former.spec.cache, spec.cache)
-        ? old.cache
-        : yield* registering(cache(name, spec.cache, bindings), made),
+      fallback: spec.fallback === undefined ? undefined : yield* replace(
+        old.fallback,
+        isSame("fallback"),
+        fallback(name, spec.fallback, bindings),
+        { succeed: Fallback.succeed }
+      ),
+      cache: spec.cache === undefined ? undefined : yield* cacheOf(name, spec.cache, bindings).pipe(
+        Effect.flatMap((options) =>
+          replace(old.cache, isSame("cache"), Cache.make(options), {
+            // Answers are by key: by another one they would be somebody else's.
+            change: (running) => former?.spec.cache?.key === spec.cache?.key ? running.reconfigure(options) : undefined
+          })
+        )
+      ),
       budget,
       // What holds a budget is made anew with another one.
-      retry: yield* slot("retry", (options) => StackOptions.retry(name, options, budget), undefined, keepsBudget),
-      hedge: yield* slot("hedge", (options) => StackOptions.hedge(name, options, budget), undefined, keepsBudget),
+      retry: yield* slot(
+        "retry",
+        (options) => StackOptions.retry(name, options, budget),
+        undefined,
+        undefined,
+        keepsBudget
+      ),
+      hedge: yield* slot(
+        "hedge",
+        (options) => StackOptions.hedge(name, options, budget),
+        undefined,
+        Hedge.succeed,
+        keepsBudget
+      ),
       rateLimiter: yield* slot(
         "rateLimiter",
         (options) => StackOptions.simple.rateLimiter(name, options),
-        (running, { limit, window = "1 second" }) =>
-          sameButRate(former?.spec.rateLimiter, spec.rateLimiter) ? running.changeLimit(limit, window) : undefined
+        (running, options) => running.reconfigure(options)
       ),
       adaptiveThrottle: yield* slot(
         "adaptiveThrottle",
-        (options) => StackOptions.simple.adaptiveThrottle(name, options)
+        (options) => StackOptions.simple.adaptiveThrottle(name, options),
+        (running, options) => running.reconfigure(options)
       ),
       circuitBreaker: yield* slot(
         "circuitBreaker",
@@ -420,7 +469,11 @@ const assemble = (
         (options) => StackOptions.simple.bulkhead(name, options),
         (running, { limit, maxQueue = 0, maxWait = "10 seconds" }) => running.resize(limit, { maxQueue, maxWait })
       ),
-      adaptiveLimiter: yield* slot("adaptiveLimiter", (options) => StackOptions.simple.adaptiveLimiter(name, options)),
+      adaptiveLimiter: yield* slot(
+        "adaptiveLimiter",
+        (options) => StackOptions.simple.adaptiveLimiter(name, options),
+        (running, options) => running.reconfigure(options)
+      ),
       timeout: yield* slot("timeout", (options) => StackOptions.simple.timeout(name, options))
     }
     // Whether it substitutes, the overloads of `compile` know.
@@ -468,12 +521,10 @@ const within = <A, E, R>(
 /** The fallback a spec asks for. What it does with a value it cannot know is the author's word. */
 const fallback = (
   name: string,
-  spec: Read["fallback"],
+  { reserve, stale, use, value, when: stated }: NonNullable<Read["fallback"]>,
   { conditions, fallbacks }: Bindings
-): Effect.Effect<Policy.AnySubstitute<"fallback"> | undefined, SpecError> =>
+): Effect.Effect<Policy.AnySubstitute<"fallback">, SpecError> =>
   Effect.gen(function*() {
-    if (spec === undefined) return undefined
-    const { reserve, stale, use, value, when: stated } = spec
     const when = typeof stated === "string" ? yield* bound(conditions, "conditions", stated) : stated
     const options = { name, reserve, ...(when === undefined ? {} : { when }) } as { readonly name: string }
     if (stale !== undefined) return yield* Fallback.make({ ...options, stale })
@@ -483,27 +534,22 @@ const fallback = (
     return yield* Fallback.make({ ...options, value })
   })
 
-/** The cache a spec asks for, of whatever its calls answer. */
-const cache = (
+/** The options of the cache a spec asks for, of whatever its calls answer. */
+const cacheOf = (
   name: string,
-  spec: Read["cache"],
+  { key, negative, ...rest }: NonNullable<Read["cache"]>,
   { conditions, keys }: Bindings
-): Effect.Effect<Cache.Cache<unknown> | undefined, SpecError> =>
+): Effect.Effect<Cache.CacheOptions<unknown>, SpecError> =>
   Effect.gen(function*() {
-    if (spec === undefined) return undefined
-    const { key, negative, ...rest } = spec
-    return yield* Cache.make<unknown>({
+    return {
       ...rest,
       name,
       key: key === undefined ? undefined : yield* bound(keys, "keys", key),
       negative: negative === undefined
         ? undefined
         : { ttl: negative.ttl, when: yield* bound(conditions, "conditions", negative.when) }
-    })
+    }
   })
-
-const sameButRate = (a: Read["rateLimiter"], b: Read["rateLimiter"]): boolean =>
-  Equal.equals({ ...a, limit: 0, window: 0 }, { ...b, limit: 0, window: 0 })
 
 // Running ------------------------------------------------------------------------------------------
 
@@ -522,11 +568,12 @@ interface Reloading {
    * Takes a new spec: the next call goes by it, calls in flight end by the old
    * one.
    *
-   * A slot that says the same keeps its policy and the budget its tokens. A
-   * changed breaker goes on in its state, operators included; a changed bulkhead
-   * is resized; a rate limiter that differs in `limit` or `window` goes on at
-   * that rate. Everything else that changed begins anew. The name stays that of
-   * the first spec. A spec that cannot be compiled fails with a `SpecError` and
+   * A slot that says the same keeps its policy. A changed one keeps what it knows,
+   * as far as that fits: a breaker its state, operators included; limiters what is
+   * in flight, waits or was used; an adaptive limiter the limit it has found; a
+   * throttle and a hedge what they have seen, while their window is as long as it
+   * was; a budget its tokens; a cache and a fallback their answers. The name stays
+   * that of the first spec. A spec that cannot be compiled fails with a `SpecError` and
    * changes nothing; either way there is an event. So does one with a fallback
    * or a cache where the first had neither: it would change what the calls answer.
    */

@@ -109,6 +109,12 @@ export interface RateLimiter extends Policy.OfKind<"rateLimiter", CallError.Call
    * order, and those who would now wait longer than they may are rejected.
    */
   readonly changeLimit: (limit: number, window?: Duration.Input) => Effect.Effect<void>
+  /**
+   * Goes on by other options, all of them, under its name, as `changeLimit` does. With another `mode` the permits that
+   * were there still are, and the next ones come a window later. Those who wait, wait as long as they were to. Dies on
+   * what `make` dies on.
+   */
+  readonly reconfigure: (options: RateLimiterOptions) => Effect.Effect<void>
   readonly stats: Effect.Effect<Stats>
 }
 
@@ -121,24 +127,9 @@ type Rejection = CallError.CallError<CallError.LimitReached>
  */
 export const make = (options: RateLimiterOptions): Effect.Effect<RateLimiter> =>
   Effect.withFiber((fiber) => {
-    const { maxWait = 0, mode = "bursty", name = "RateLimiter", window = "1 second" } = options
-    const where = "RateLimiter.make"
-    Options.check(mode === "smooth" || mode === "bursty", where, "mode", "smooth or bursty", mode)
-    const limit = Options.integer(where, "limit", options.limit, 1)
-    const burstOf = mode === "smooth"
-      ? () => options.burst ?? 1
-      : (limit: number) => Math.max(options.burst ?? limit, limit)
-    if (options.burst !== undefined) Options.integer(where, "burst", options.burst, mode === "smooth" ? 1 : limit)
-    const rate: Rate = { limit, windowMillis: Options.millis(where, "window", window), burst: burstOf(limit) }
+    const { name = "RateLimiter" } = options
     const source = Timer.sourceOf(fiber)
-    const now = Timer.now(fiber)
-    const state = new State(
-      name,
-      rate,
-      burstOf,
-      mode === "smooth" ? new Gcra(rate, now) : new Bursty(rate, now),
-      Options.millis(where, "maxWait", maxWait, true)
-    )
+    const state = new State(name, configOf("RateLimiter.make", options), Timer.now(fiber))
     fiber.getRef(Policy.CurrentRegistry)?.register({
       name,
       kind: "rateLimiter",
@@ -170,12 +161,43 @@ export const make = (options: RateLimiterOptions): Effect.Effect<RateLimiter> =>
             state.meter.drain(Timer.now(fiber))
             return Effect.void
           }),
-          changeLimit: (limit, window) => Effect.withFiber((fiber) => state.change(fiber, limit, window)),
+          changeLimit: (limit, window) =>
+            Effect.withFiber((fiber) => state.change(fiber, state.configAt("RateLimiter.changeLimit", limit, window))),
+          reconfigure: (options) =>
+            Effect.withFiber((fiber) => state.change(fiber, configOf("RateLimiter.reconfigure", options))),
           stats: Effect.withFiber((fiber) => Effect.succeed(state.stats(Timer.now(fiber))))
         }
       )
     )
   })
+
+/** The options, checked. */
+interface Config {
+  readonly mode: "smooth" | "bursty"
+  readonly rate: Rate
+  /** What is stated, of which the rate's is made. */
+  readonly burst: number | undefined
+  readonly maxWaitMillis: number
+}
+
+const configOf = (where: string, options: RateLimiterOptions): Config => {
+  const { burst, maxWait = 0, mode = "bursty", window = "1 second" } = options
+  Options.check(mode === "smooth" || mode === "bursty", where, "mode", "smooth or bursty", mode)
+  const limit = Options.integer(where, "limit", options.limit, 1)
+  if (burst !== undefined) Options.integer(where, "burst", burst, mode === "smooth" ? 1 : limit)
+  return {
+    mode,
+    rate: { limit, windowMillis: Options.millis(where, "window", window), burst: burstOf(mode, burst, limit) },
+    burst,
+    maxWaitMillis: Options.millis(where, "maxWait", maxWait, true)
+  }
+}
+
+const burstOf = (mode: Config["mode"], stated: number | undefined, limit: number): number =>
+  mode === "smooth" ? stated ?? 1 : Math.max(stated ?? limit, limit)
+
+const meterOf = ({ mode, rate }: Config, now: number): Meter =>
+  mode === "smooth" ? new Gcra(rate, now) : new Bursty(rate, now)
 
 class Turn extends Waiter {
   readonly permits: number
@@ -206,10 +228,8 @@ class Turn extends Waiter {
 
 class State {
   readonly name: string
-  readonly meter: Meter
-  readonly maxWaitMillis: number
-  private rate: Rate
-  private readonly burstOf: (limit: number) => number
+  meter: Meter
+  private config: Config
   private admitted = 0
   private rejected = 0
   /** Those whose turn has not come. Only the oldest has taken its permits. */
@@ -219,12 +239,14 @@ class State {
   /** Rings when the oldest one's permits are due. */
   private timer!: Timer.Timer
 
-  constructor(name: string, rate: Rate, burstOf: (limit: number) => number, meter: Meter, maxWaitMillis: number) {
+  constructor(name: string, config: Config, now: number) {
     this.name = name
-    this.rate = rate
-    this.burstOf = burstOf
-    this.meter = meter
-    this.maxWaitMillis = maxWaitMillis
+    this.config = config
+    this.meter = meterOf(config, now)
+  }
+
+  get maxWaitMillis(): number {
+    return this.config.maxWaitMillis
   }
 
   /** Goes on with `self` when permits are taken. */
@@ -267,11 +289,17 @@ class State {
     })
   }
 
-  change(fiber: Fiber.Fiber<unknown, unknown>, limit: number, window: Duration.Input | undefined): Effect.Effect<void> {
-    const where = "RateLimiter.changeLimit"
+  /** The present options with another rate. */
+  configAt(where: string, limit: number, window: Duration.Input | undefined): Config {
+    const { burst, mode, rate } = this.config
     Options.integer(where, "limit", limit, 1)
-    const windowMillis = window === undefined ? this.rate.windowMillis : Options.millis(where, "window", window)
-    const from = this.rate
+    const windowMillis = window === undefined ? rate.windowMillis : Options.millis(where, "window", window)
+    return { ...this.config, rate: { limit, windowMillis, burst: burstOf(mode, burst, limit) } }
+  }
+
+  change(fiber: Fiber.Fiber<unknown, unknown>, config: Config): Effect.Effect<void> {
+    const { rate: from } = this.config
+    const { limit, windowMillis } = config.rate
     const now = Timer.now(fiber)
     const turns: Array<Turn> = []
     // From the youngest on, so that nobody is promoted meanwhile.
@@ -279,28 +307,36 @@ class State {
       this.leave(turn)
       turns.push(turn)
     }
-    this.rate = { limit, windowMillis, burst: this.burstOf(limit) }
-    this.meter.change(now, this.rate)
+    if (config.mode === this.config.mode) this.meter.change(now, config.rate)
+    else {
+      const available = this.meter.available(now)
+      this.meter = meterOf(config, now)
+      this.meter.drain(now)
+      this.meter.refund(Math.min(available, config.rate.burst))
+    }
+    this.config = config
     const refused: Array<() => void> = []
     for (const turn of turns.toReversed()) {
       const due = this.dueAt(turn.since, turn.permits)
       if (due <= turn.until) this.join(turn)
       else refused.push(() => turn.refuse(due - now))
     }
-    CallEvent.receiverOf(fiber)?.event({
-      _tag: "LimitMoved",
-      policy: this.name,
-      from: from.limit,
-      to: limit,
-      why: `changed from ${from.limit} per ${from.windowMillis}ms to ${limit} per ${windowMillis}ms`,
-      atMillis: now
-    })
+    if (limit !== from.limit || windowMillis !== from.windowMillis) {
+      CallEvent.receiverOf(fiber)?.event({
+        _tag: "LimitMoved",
+        policy: this.name,
+        from: from.limit,
+        to: limit,
+        why: `changed from ${from.limit} per ${from.windowMillis}ms to ${limit} per ${windowMillis}ms`,
+        atMillis: now
+      })
+    }
     for (const refuse of refused) refuse()
     return Effect.void
   }
 
   stats(now: number): Stats {
-    const { limit, windowMillis } = this.rate
+    const { limit, windowMillis } = this.config.rate
     const { admitted, line, rejected } = this
     return { limit, windowMillis, available: this.available(now), waiting: line.size, admitted, rejected }
   }
@@ -334,20 +370,23 @@ class State {
 
   private reject(fiber: Fiber.Fiber<unknown, unknown>, now: number, retryAfterMillis: number): Rejection {
     this.rejected++
+    const error = new CallError.CallError({
+      _tag: "LimitReached",
+      policy: this.name,
+      sent: "no",
+      limit: this.config.rate.limit,
+      retryAfterMillis
+    })
     CallEvent.receiverOf(fiber)?.event({
       _tag: "Rejected",
       call: fiber.getRef(CallContext.Current),
       policy: this.name,
       reason: "LimitReached",
+      error,
+      state: undefined,
       atMillis: now
     })
-    return new CallError.CallError({
-      _tag: "LimitReached",
-      policy: this.name,
-      sent: "no",
-      limit: this.rate.limit,
-      retryAfterMillis
-    })
+    return error
   }
 
   private wait(permits: number, maxWaitMillis: number): Effect.Effect<void, Rejection> {
@@ -358,18 +397,25 @@ class State {
       const due = this.dueAt(now, permits)
       if (due > until) return resume(Effect.fail(this.reject(fiber, now, due - now)))
       const stamp = Stamp.of(fiber)
-      const over = () => Stamp.go(stamp, Timer.now(fiber) - now)
+      const over = (how: CallEvent.QueueLeft["how"]) => {
+        const atMillis = Timer.now(fiber)
+        const waitedMillis = atMillis - now
+        Stamp.go(stamp, waitedMillis)
+        const call = fiber.getRef(CallContext.Current)
+        const policy = this.name
+        CallEvent.receiverOf(fiber)?.event({ _tag: "QueueLeft", call, policy, how, waitedMillis, atMillis })
+      }
       const turn = new Turn(permits, now, until, Timer.sourceOf(fiber), () => {
-        over()
+        over("admitted")
         resume(Effect.void)
       }, (waitMillis) => {
-        over()
+        over("rejected")
         resume(Effect.fail(this.reject(fiber, Timer.now(fiber), waitMillis)))
       })
       Stamp.wait(stamp)
       this.join(turn)
       return Effect.sync(() => {
-        if (this.leave(turn)) over()
+        if (this.leave(turn)) over("interrupted")
       })
     })
   }

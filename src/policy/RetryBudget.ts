@@ -66,6 +66,11 @@ export interface RetryBudget {
   readonly tryWithdraw: Effect.Effect<boolean>
   /** Reading it changes nothing. */
   readonly snapshot: Effect.Effect<Snapshot>
+  /**
+   * Goes on by other options, all of them, under its name: what calls have earned and spent stays on the books. With
+   * another `ttl` what `ratio` earned begins anew. Dies on what `make` dies on.
+   */
+  readonly reconfigure: (options: RetryBudgetOptions) => Effect.Effect<void>
   /** `deposit`, for a caller that has the time: milliseconds of the monotonic clock. */
   depositUnsafe(succeeded: boolean, nowMillis: number): void
   /** Takes a token, or says that there is none, in one step. The caller owes a `refundUnsafe` when it buys nothing. */
@@ -83,15 +88,8 @@ export interface RetryBudget {
  */
 export const make = (options: RetryBudgetOptions = {}): Effect.Effect<RetryBudget> =>
   Effect.withFiber((fiber) => {
-    const where = "RetryBudget.make"
     const { name = "RetryBudget" } = options
-    const ttlMillis = Options.millis(where, "ttl", options.ttl ?? "3 seconds")
-    Options.check(ttlMillis >= 1000 && ttlMillis <= 60_000, where, "ttl", "from 1 to 60 seconds", options.ttl)
-    const ledger = Core.make({
-      ratio: Options.finite(where, "ratio", options.ratio ?? 0.1, 0),
-      reserve: Options.finite(where, "reserve", options.reserve ?? 0.05, 0),
-      ttlMillis
-    })
+    const ledger = Core.make(checked("RetryBudget.make", options))
     let granted = 0
     let refused = 0
     let refunded = 0
@@ -116,10 +114,21 @@ export const make = (options: RetryBudgetOptions = {}): Effect.Effect<RetryBudge
           return Effect.void
         }),
       tryWithdraw: Effect.withFiber((fiber) => Effect.succeed(budget.withdrawUnsafe(Timer.now(fiber)) !== undefined)),
-      snapshot: Effect.withFiber((fiber) => Effect.succeed(snapshot(Timer.now(fiber))))
+      snapshot: Effect.withFiber((fiber) => Effect.succeed(snapshot(Timer.now(fiber)))),
+      reconfigure: (options) => Effect.sync(() => Core.change(ledger, checked("RetryBudget.reconfigure", options)))
     }
     const snapshot = (now: number): Snapshot => ({ balance: Core.balance(ledger, now), granted, refused, refunded })
     // A registry asks without a clock: as of the last movement.
     fiber.getRef(Policy.CurrentRegistry)?.register({ name, kind: "custom", snapshot: () => snapshot(latest) })
     return Effect.succeed(budget)
   })
+
+const checked = (where: string, options: RetryBudgetOptions): Core.Options => {
+  const ttlMillis = Options.millis(where, "ttl", options.ttl ?? "3 seconds")
+  Options.check(ttlMillis >= 1000 && ttlMillis <= 60_000, where, "ttl", "from 1 to 60 seconds", options.ttl)
+  return {
+    ratio: Options.finite(where, "ratio", options.ratio ?? 0.1, 0),
+    reserve: Options.finite(where, "reserve", options.reserve ?? 0.05, 0),
+    ttlMillis
+  }
+}

@@ -13,12 +13,23 @@ interface Entry<A> extends Lru.Node {
 }
 
 export class Bounded<A> {
-  private readonly capacity: number
+  private capacity: number
   private readonly entries = new Map<string, Entry<A>>()
   private readonly order: Lru.Lru<Entry<A>> = Lru.make()
 
   constructor(capacity: number) {
     this.capacity = capacity
+  }
+
+  /** Holds so many at most from now on. */
+  resize(capacity: number): void {
+    this.capacity = capacity
+    while (this.entries.size > capacity) this.delete(this.order.oldest!.key)
+  }
+
+  /** Replaces each value, which is no use of it. */
+  update(change: (value: A) => A): void {
+    for (const entry of this.entries.values()) entry.value = change(entry.value)
   }
 
   get size(): number {

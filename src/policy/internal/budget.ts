@@ -54,8 +54,8 @@ interface Window extends Slice {
 }
 
 export interface Ledger {
-  readonly options: Options
-  readonly short: Window
+  options: Options
+  short: Window
   readonly long: Window
 }
 
@@ -63,6 +63,7 @@ export interface Ledger {
 export interface Token {
   readonly earned: number
   readonly reserve: number
+  readonly short: Window
   readonly shortSlice: number
   readonly longSlice: number
 }
@@ -81,6 +82,15 @@ export const make = (options: Options): Ledger => ({
   short: makeWindow(options.ttlMillis / slices),
   long: makeWindow(reserveMillis / slices)
 })
+
+/**
+ * Goes on with other options. First attempts stay on the books and are worth what these say; with another `ttl` the
+ * short window, which is that long, begins anew.
+ */
+export const change = (ledger: Ledger, options: Options): void => {
+  if (options.ttlMillis !== ledger.options.ttlMillis) ledger.short = makeWindow(options.ttlMillis / slices)
+  ledger.options = options
+}
 
 const clear = (slice: Slice): void => {
   slice.successes =
@@ -154,7 +164,7 @@ export const withdraw = (ledger: Ledger, now: number): Token | undefined => {
   const { long, short } = ledger
   spend(short, sliceAt(short, short.present), fromEarned, 1 - fromEarned)
   spend(long, sliceAt(long, long.present), fromEarned, 1 - fromEarned)
-  return { earned: fromEarned, reserve: 1 - fromEarned, shortSlice: short.present, longSlice: long.present }
+  return { earned: fromEarned, reserve: 1 - fromEarned, short, shortSlice: short.present, longSlice: long.present }
 }
 
 /**
@@ -165,7 +175,7 @@ export const refund = (ledger: Ledger, token: Token, now: number): void => {
   const { long, short } = ledger
   roll(short, now)
   roll(long, now)
-  if (token.shortSlice > short.present - slices) {
+  if (token.short === short && token.shortSlice > short.present - slices) {
     spend(short, sliceAt(short, token.shortSlice), -token.earned, -token.reserve)
   }
   if (token.longSlice > long.present - slices) {

@@ -49,6 +49,17 @@ export const make = (options: Options): Estimator => ({
   cachedFor: 0
 })
 
+/** Takes over what another one of the same window has seen. */
+export const inherit = (self: Estimator, from: Estimator): void => {
+  if (from.options.windowMillis !== self.options.windowMillis) return
+  for (let slice = 0; slice < slices; slice++) {
+    self.counts[slice]!.set(from.counts[slice]!)
+    self.totals[slice] = from.totals[slice]!
+  }
+  self.present = from.present
+  self.cachedFor = 0
+}
+
 /** At `buckets` and above: too long to be told apart. */
 const bucketOf = (millis: number): number => Math.max(0, Math.floor(Math.log2(millis / shortestMillis) * perOctave))
 

@@ -111,7 +111,7 @@ export class Gradient {
   limit: number
   readonly recent = new Average(5)
   readonly baseline = new Average(10)
-  private readonly options: Options
+  private options: Options
   private readonly median = new Median(5)
   private readonly throughputs = new Correlation(50)
   private readonly latencies = new Correlation(50)
@@ -134,6 +134,12 @@ export class Gradient {
     this.options = options
     this.limit = options.initial
     this.until = this.began = now
+  }
+
+  /** Goes on with other options, from the limit it has found as far as they allow. */
+  change(options: Options): void {
+    this.options = options
+    this.limit = Math.max(options.min, Math.min(options.max, this.limit))
   }
 
   /**

@@ -64,10 +64,13 @@ export interface Pending {
   younger: Pending | undefined
 }
 
+/** Halfway between all and the share of accepts at which the throttle keeps a struggling server. */
+const healthyAt = (k: number): number => (1 + 1 / k) / 2
+
 export class Rejection {
-  private readonly options: Options
+  private options: Options
   private readonly width: number
-  private readonly healthy: number
+  private healthy: number
 
   private readonly accepted = new Float64Array(buckets)
   private readonly failed = new Float64Array(buckets)
@@ -101,7 +104,15 @@ export class Rejection {
   constructor(options: Options) {
     this.options = options
     this.width = options.windowMillis / buckets
-    this.healthy = (1 + 1 / options.k) / 2
+    this.healthy = healthyAt(options.k)
+  }
+
+  /** Goes on with other options of the same window: whether they are. */
+  change(options: Options): boolean {
+    if (options.windowMillis !== this.options.windowMillis) return false
+    this.options = options
+    this.healthy = healthyAt(options.k)
+    return true
   }
 
   /** The share of attempts to reject now. */

@@ -58,4 +58,18 @@ describe("bounded", () => {
       })
     }
   )
+
+  it("shrinks by what was used longest ago, grows, and replaces values without using them", () => {
+    const values = new Bounded<number>(3)
+    for (const [index, key] of ["a", "b", "c"].entries()) values.set(key, index)
+    values.get("a")
+    values.update((value) => value * 10)
+    values.resize(2)
+    assert.deepStrictEqual(["a", "b", "c"].map((key) => values.peek(key)), [0, undefined, 20])
+    values.set("d", 3)
+    assert.deepStrictEqual(["a", "c", "d"].map((key) => values.peek(key)), [0, undefined, 3])
+    values.resize(3)
+    values.set("e", 4)
+    assert.strictEqual(values.size, 3)
+  })
 })

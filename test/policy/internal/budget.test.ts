@@ -253,4 +253,30 @@ describe("budget", () => {
     Budget.deposit(ledger, true, 0)
     assert.closeTo(Budget.balance(ledger, 52_000), 3.1, 1e-9)
   })
+
+  it("goes on with another ratio and reserve, which what is on the books is worth", () => {
+    const ledger = make()
+    traffic(ledger, 10, 0, 4)
+    Budget.withdraw(ledger, 4000)
+    assert.closeTo(Budget.balance(ledger, 4000), 3 + 1, 1e-9)
+    Budget.change(ledger, { ratio: 0.2, reserve: 0, ttlMillis: 10_000 })
+    assert.closeTo(Budget.balance(ledger, 4000), 7, 1e-9)
+    // Spent more than it is worth now: there is none, and it is not forgotten.
+    Budget.change(ledger, { ratio: 0.01, reserve: 0, ttlMillis: 10_000 })
+    assert.strictEqual(Budget.balance(ledger, 4000), 0)
+  })
+
+  it("with another ttl forgets what the ratio earned and keeps the reserve; a token of before gives back only that", () => {
+    const ledger = make({ ratio: 0.05, reserve: 0.05 })
+    traffic(ledger, 10, 0, 1)
+    const token = Budget.withdraw(ledger, 999)!
+    assert.closeTo(token.earned, 0.5, 1e-9)
+    Budget.change(ledger, { ratio: 0.05, reserve: 0.05, ttlMillis: 1000 })
+    assert.strictEqual(Budget.balance(ledger, 999), 0)
+    Budget.refund(ledger, token, 999)
+    assert.closeTo(Budget.balance(ledger, 999), 0.5, 1e-9)
+    traffic(ledger, 10, 1, 2)
+    assert.closeTo(Budget.balance(ledger, 1999), 1.5, 1e-9)
+    assert.closeTo(Budget.balance(ledger, 3500), 1, 1e-9)
+  })
 })

@@ -86,4 +86,20 @@ describe("estimator", () => {
     Estimator.observe(estimator, 5, 0)
     assert.isBelow(Estimator.estimate(estimator, 0)!, 6)
   })
+
+  it("takes over what another one of the same window has seen, and nothing of one of another", () => {
+    const from = make({ quantile: 0.9 })
+    for (const [at, sample] of [[0, 5], [11_000, 50], [21_000, 500]] as const) Estimator.observe(from, sample, at)
+    const to = make({ quantile: 0.5, minimumCalls: 1 })
+    Estimator.inherit(to, from)
+    assert.strictEqual(Estimator.size(to, 21_000), 3)
+    assert.closeTo(Estimator.estimate(to, 21_000)!, 50, 3)
+    // In the slices it was seen in.
+    assert.strictEqual(Estimator.size(to, 30_000), 2)
+    Estimator.observe(to, 5, 30_000)
+    assert.strictEqual(Estimator.size(from, 29_000), 3)
+    const other = make({ windowMillis: 60_000 })
+    Estimator.inherit(other, from)
+    assert.strictEqual(Estimator.size(other, 21_000), 0)
+  })
 })
