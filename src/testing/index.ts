@@ -2,3 +2,5 @@
 export * as ClientTest from "./ClientTest.ts"
 export * as FaultScript from "./FaultScript.ts"
 export * as Scenario from "./Scenario.ts"
+export * as Scenarios from "./Scenarios.ts"
+export * as Simulator from "./Simulator.ts"
