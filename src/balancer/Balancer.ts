@@ -24,9 +24,11 @@ import * as Stream from "effect/Stream"
 import * as CallContext from "../contract/CallContext.ts"
 import * as CallError from "../contract/CallError.ts"
 import * as CallEvent from "../contract/CallEvent.ts"
+import * as Immediate from "../contract/Immediate.ts"
 import * as Outcome from "../contract/Outcome.ts"
 import * as Timer from "../contract/Timer.ts"
-import { type Endpoint, Rank, rank } from "./Endpoint.ts"
+import * as Policy from "../policy/Policy.ts"
+import { type Endpoint, type EndpointState, Rank, rank } from "./Endpoint.ts"
 import * as PowerOfTwo from "./PowerOfTwo.ts"
 
 /** Most endpoints one attempt is offered to. */
@@ -48,11 +50,14 @@ export interface Balancer {
   /**
    * Runs one attempt at an endpoint, inside that endpoint's policies of the given
    * level. Where the call has `been` is picked again only when nothing else is ready.
+   * A `call` that is not in the context is put there for policies that look for it; where none does, the attempt is
+   * given it, and made in the step of the pick.
    */
   readonly run: <A, E, R>(
     level: number,
-    attempt: (endpoint: Endpoint) => Effect.Effect<A, E, R>,
-    been?: ReadonlyArray<Endpoint>
+    attempt: (endpoint: Endpoint, call?: CallContext.CallContext) => Effect.Effect<A, E, R>,
+    been?: ReadonlyArray<Endpoint>,
+    call?: CallContext.CallContext
   ) => Effect.Effect<A, E | CallError.CallError<CallError.NoEndpoint>, R>
   /** Finishes what is in flight everywhere and opens nothing more. */
   readonly drain: Effect.Effect<void>
@@ -104,6 +109,7 @@ export const make = (options: BalancerOptions): Effect.Effect<Balancer, never, S
         )
       }
       open.add(owned)
+      yield* Scope.provide(announced(target, owned), own)
       return owned
     })
 
@@ -142,13 +148,32 @@ export const make = (options: BalancerOptions): Effect.Effect<Balancer, never, S
       target,
       endpoints: () =>
         endpoints,
-      run: (level, attempt, been) =>
+      run: (level, attempt, been, call) =>
         Effect.withFiber((fiber) =>
-          offer({ fiber, target, level, attempt, been, endpoints: () => endpoints }, [], undefined)
+          offer({ fiber, target, level, attempt, been, call, endpoints: () => endpoints }, none, undefined)
         ),
       drain
     }
   })
+
+/** Puts an endpoint into the registry, if somebody keeps one, until its scope closes. */
+const announced = (target: string, endpoint: Endpoint) =>
+  Policy.registeredInScope(Effect.withFiber((fiber) => {
+    const { clock } = Timer.sourceOf(fiber)
+    fiber.getRef(Policy.CurrentRegistry)?.register({
+      name: `${target}@${endpoint.address}`,
+      kind: "endpoint",
+      snapshot: () => stateOf(target, endpoint, Timer.nowOf(clock))
+    })
+    return Effect.void
+  }))
+
+const stateOf = (target: string, { address, connection, inFlight }: Endpoint, now: number): EndpointState => ({
+  target,
+  address,
+  connection: connection.current !== undefined ? "open" : connection.backoffUntil > now ? "backoff" : "closed",
+  inFlight
+})
 
 type NoEndpoint = CallError.CallError<CallError.NoEndpoint>
 
@@ -157,8 +182,9 @@ interface Offer<A, E, R> {
   readonly fiber: Fiber.Fiber<unknown, unknown>
   readonly target: string
   readonly level: number
-  readonly attempt: (endpoint: Endpoint) => Effect.Effect<A, E, R>
+  readonly attempt: (endpoint: Endpoint, call?: CallContext.CallContext) => Effect.Effect<A, E, R>
   readonly been: ReadonlyArray<Endpoint> | undefined
+  readonly call: CallContext.CallContext | undefined
   readonly endpoints: () => ReadonlyArray<Endpoint>
 }
 
@@ -178,55 +204,90 @@ const pick = <A, E, R>(
   return PowerOfTwo.pick(self.endpoints(), tried, level, now, draw)
 }
 
+const none: ReadonlyArray<Endpoint> = []
+
 /** Offers the attempt to one endpoint, and to the next when nothing was sent. */
 const offer = <A, E, R>(
   self: Offer<A, E, R>,
-  tried: Array<Endpoint>,
+  tried: ReadonlyArray<Endpoint>,
   last: Cause.Cause<E> | undefined
 ): Effect.Effect<A, E | NoEndpoint, R> => {
+  const { call } = self
   let endpoint: Endpoint | undefined
+  let gate: Policy.Gate | undefined
+  let pass: object | undefined
+  const start = Effect.suspend((): Effect.Effect<A, E | NoEndpoint, R> => {
+    endpoint = pick(self, tried)
+    if (endpoint === undefined) return last === undefined ? noEndpoint(self) : Effect.failCause(last)
+    endpoint.inFlight++
+    const level = endpoint.levels[self.level]!
+    if (call === undefined) return level.policy.run(self.attempt(endpoint)) as Effect.Effect<A, E, R>
+    gate = level.gate
+    pass = gate?.enter()
+    if (pass !== undefined) return self.attempt(endpoint, call)
+    const guarded = level.policy.run(self.attempt(endpoint)) as Effect.Effect<A, E, R>
+    return Effect.provideService(guarded, CallContext.Current, call)
+  })
   // Picked and counted where the release is already in place.
-  const counted = Effect.onExitPrimitive(
-    Effect.suspend((): Effect.Effect<A, E | NoEndpoint, R> => {
-      endpoint = pick(self, tried)
-      if (endpoint === undefined) return last === undefined ? noEndpoint(self) : Effect.failCause(last)
-      endpoint.inFlight++
-      return endpoint.levels[self.level]!.policy.run(self.attempt(endpoint)) as Effect.Effect<A, E, R>
-    }),
-    () => {
-      if (endpoint !== undefined) endpoint.inFlight--
-      return undefined
-    }
-  )
+  const counted = Effect.onExitPrimitive(start, (exit) => {
+    if (endpoint !== undefined) endpoint.inFlight--
+    if (pass !== undefined) gate!.leave(pass, exit, call!)
+    return undefined
+  })
   // The last pick's answer is the answer, whatever it is.
-  if (tried.length + 1 >= Math.min(self.endpoints().length, maxPicks)) return counted
+  if (tried.length + 1 >= Math.min(self.endpoints().length, maxPicks)) {
+    return Immediate.evaluate(counted, start, self.fiber)
+  }
   return Effect.catchCause(counted, (cause) => {
-    if (endpoint === undefined || !isElsewhere(cause)) return Effect.failCause(cause)
-    tried.push(endpoint)
-    return offer(self, tried, cause as Cause.Cause<E>)
+    const error = elsewhereOf(cause)
+    if (endpoint === undefined || error === undefined) return Effect.failCause(cause)
+    repicked(self, endpoint, error)
+    return offer(self, [...tried, endpoint], cause as Cause.Cause<E>)
   })
 }
 
-/** Whether nothing was sent, so that another endpoint costs nothing. */
-const isElsewhere = (cause: Cause.Cause<unknown>): boolean => {
+/** The error that says that nothing was sent, so that another endpoint costs nothing. */
+const elsewhereOf = (cause: Cause.Cause<unknown>): CallError.CallError | undefined => {
   const [reason] = cause.reasons
-  if (cause.reasons.length !== 1 || !Cause.isFailReason(reason!) || !CallError.isCallError(reason.error)) return false
-  const { _tag } = reason.error.reason
-  if (_tag === "ConnectFailed") return true
-  if (_tag === "ConnectionLost") return reason.error.reason.sent === "no"
-  return Outcome.classify(reason.error.reason).retry === "elsewhere"
+  if (cause.reasons.length !== 1 || !Cause.isFailReason(reason!) || !CallError.isCallError(reason.error)) {
+    return undefined
+  }
+  const { error } = reason
+  const { _tag } = error.reason
+  if (_tag === "ConnectFailed") return error
+  if (_tag === "ConnectionLost") return error.reason.sent === "no" ? error : undefined
+  return Outcome.classify(error.reason).retry === "elsewhere" ? error : undefined
+}
+
+const repicked = (
+  { fiber, target }: { readonly fiber: Fiber.Fiber<unknown, unknown>; readonly target: string },
+  { address }: Endpoint,
+  error: CallError.CallError
+): void => {
+  CallEvent.receiverOf(fiber)?.event({
+    _tag: "Repicked",
+    call: fiber.getRef(CallContext.Current),
+    target,
+    endpoint: address,
+    error,
+    atMillis: Timer.now(fiber)
+  })
 }
 
 const noEndpoint = (
   self: { readonly fiber: Fiber.Fiber<unknown, unknown>; readonly target: string }
 ): Effect.Effect<never, NoEndpoint> => {
   const { fiber, target } = self
+  const detail = "discovery knows no address"
+  const error = new CallError.CallError({ _tag: "NoEndpoint", target, detail, sent: "no" } as const)
   CallEvent.receiverOf(fiber)?.event({
     _tag: "Rejected",
     call: fiber.getRef(CallContext.Current),
     policy: target,
     reason: "NoEndpoint",
+    error,
+    state: undefined,
     atMillis: Timer.now(fiber)
   })
-  return CallError.fail({ _tag: "NoEndpoint", target, detail: "discovery knows no address", sent: "no" })
+  return Effect.fail(error)
 }

@@ -10,6 +10,8 @@ import type { Connection } from "../transport/Connection.ts"
 /** The endpoint level of a stack: what stands around one attempt here. */
 export interface Level {
   readonly policy: Policy.Policy<unknown>
+  /** The policy's door, if it has one. */
+  readonly gate: Policy.Gate | undefined
   /** Whether it would let an attempt through at a monotonic time. Reads only. */
   readonly wouldAdmit: (nowMillis: number) => boolean
   /** The attempt's own limit, innermost: whoever sends enforces it. */
@@ -25,6 +27,15 @@ export interface Endpoint {
   inFlight: number
   /** Finishes what is in flight and ends the connection. */
   readonly close: Effect.Effect<void>
+}
+
+/** What the registry of policies shows of an endpoint. */
+export interface EndpointState {
+  readonly target: string
+  readonly address: string
+  /** `backoff`: the last opening failed, and the next must wait. */
+  readonly connection: "open" | "closed" | "backoff"
+  readonly inFlight: number
 }
 
 /** How fit an endpoint is to be picked now; a lower rank always goes first. */

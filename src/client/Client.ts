@@ -13,6 +13,7 @@ import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import type * as Fiber from "effect/Fiber"
+import { identity } from "effect/Function"
 import * as Option from "effect/Option"
 import * as Result from "effect/Result"
 import type * as Rpc from "effect/rpc/Rpc"
@@ -30,6 +31,7 @@ import * as CallEvent from "../contract/CallEvent.ts"
 import * as Contract from "../contract/Contract.ts"
 import type { Criticality } from "../contract/Criticality.ts"
 import * as Deadline from "../contract/Deadline.ts"
+import * as Interruption from "../contract/Interruption.ts"
 import * as Options from "../contract/Options.ts"
 import * as Outcome from "../contract/Outcome.ts"
 import * as Timer from "../contract/Timer.ts"
@@ -308,21 +310,35 @@ const call = (
     // Where the latest attempt went, and from the second on where all before it did.
     let latest: Endpoint | undefined
     let been: Array<Endpoint> | undefined
-    const attempt = Effect.suspend(() => {
+    const attemptOf = (given?: CallContext.CallContext): Effect.Effect<unknown, unknown> => {
       if (latest !== undefined) (been ??= []).push(latest)
-      return callable.balancer.run(callable.level, (endpoint) => {
+      const at = (endpoint: Endpoint, call?: CallContext.CallContext): Effect.Effect<unknown, unknown> => {
         latest = endpoint
+        if (call !== undefined) return send(fiber, callable, endpoint, call, made.success, body, startedAt)
         // An attempt begins, and its time, when the endpoint's policies have let it go.
-        return Effect.withFiber((current) => send(current, callable, endpoint, made.success, body, startedAt))
-      }, been)
-    })
+        return Effect.withFiber((current) => {
+          const call = current.getRef(CallContext.Current)
+          return send(current, callable, endpoint, call, made.success, body, startedAt)
+        })
+      }
+      return callable.balancer.run(callable.level, at, been, given)
+    }
+    const attempt = Effect.suspend(() => attemptOf())
+    const answered = Outcome.isIdempotent(context) ? identity : Effect.mapError(unknownOutcome(context))
     const receiver = CallEvent.receiverOf(fiber)
+    const isLate = Deadline.isExceeded(context.deadline, startedAt)
+    if (receiver === undefined && stack.isPlain && !isLate) {
+      // Nothing looks for the call before something fails: to put it into the context costs a quarter of the call.
+      const first = attemptOf(context)
+      return answered(stack.retry?.runCall(first, attempt, fiber, context, startedAt) ?? first)
+    }
     const stacked = stack.call.run(stack.attempt.run(attempt))
-    const guarded = stack.queues || CallEvent.mayWait(receiver) || Deadline.isExceeded(context.deadline, startedAt)
-      ? Timeout.guardAttempts(stacked, context.deadline)
-      : stacked
-    const answered = Outcome.isIdempotent(context) ? guarded : Effect.mapError(guarded, unknownOutcome(context))
-    const observed = receiver === undefined ? answered : observe(receiver, fiber, answered, context, startedAt)
+    const guarded = answered(
+      stack.queues || CallEvent.mayWait(receiver) || isLate
+        ? Timeout.guardAttempts(stacked, context.deadline)
+        : stacked
+    )
+    const observed = receiver === undefined ? guarded : observe(receiver, fiber, guarded, context, startedAt)
     return Effect.provideService(observed, CallContext.Current, context)
   })
 
@@ -374,11 +390,11 @@ const send = (
   fiber: Fiber.Fiber<unknown, unknown>,
   callable: Callable,
   endpoint: Endpoint,
+  call: CallContext.CallContext,
   payload: unknown,
   body: Result.Result<Uint8Array, string>,
   calledAt: number
 ): Effect.Effect<unknown, unknown> => {
-  const call = fiber.getRef(CallContext.Current)
   const { timeout } = endpoint.levels[callable.level]!
   const receiver = CallEvent.receiverOf(fiber)
   const on = (session: Session, trace: CallContext.TraceContext | undefined, expiry?: Expiry<unknown>) => {
@@ -432,6 +448,7 @@ const send = (
       endpoint: address,
       outcome: Outcome.ofExit(exit, call),
       error: errorOf(exit),
+      interrupted: interruptOf(exit),
       durationMillis: atMillis - startedAt,
       atMillis
     })
@@ -443,6 +460,9 @@ const send = (
 const errorOf = (exit: Exit.Exit<unknown, unknown>): unknown =>
   Exit.isSuccess(exit) ? undefined : Cause.squash(exit.cause)
 
+const interruptOf = (exit: Exit.Exit<unknown, unknown>): Interruption.Reason | undefined =>
+  Exit.isSuccess(exit) ? undefined : Interruption.fromCause(exit.cause)
+
 /** Tells the receiver of the call, around everything. */
 const observe = (
   receiver: CallEvent.Receiver,
@@ -452,24 +472,26 @@ const observe = (
   startedAt: number
 ): Effect.Effect<unknown, unknown> => {
   let attempts = 0
+  const tell = CallEvent.eventOf(receiver, call)
   const counting: CallEvent.Receiver = {
     ...receiver,
     event: (event) => {
       if (event._tag === "AttemptStarted") attempts = Math.max(attempts, event.call.attempt)
-      receiver.event(event)
+      tell(event)
     }
   }
-  receiver.event({ _tag: "CallStarted", call, atMillis: startedAt })
+  tell({ _tag: "CallStarted", call, atMillis: startedAt })
   const counted = Effect.provideService(self, CallEvent.CurrentReceiver, counting)
   const around = receiver.aroundCall === undefined ? counted : receiver.aroundCall(counted, call)
   return Effect.onExitPrimitive(around, (exit) => {
     const atMillis = Timer.now(fiber)
-    receiver.event({
+    tell({
       _tag: "CallEnded",
       call,
       attempts,
       outcome: Outcome.ofExit(exit, call),
       error: errorOf(exit),
+      interrupted: interruptOf(exit),
       durationMillis: atMillis - startedAt,
       atMillis
     })

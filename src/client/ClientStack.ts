@@ -32,7 +32,7 @@ import * as Effect from "effect/Effect"
 import type { Level } from "../balancer/Endpoint.ts"
 import type * as CallError from "../contract/CallError.ts"
 import * as Policy from "../policy/Policy.ts"
-import type * as RetryBudget from "../policy/RetryBudget.ts"
+import type * as Retry from "../policy/Retry.ts"
 import * as StackOptions from "../policy/StackOptions.ts"
 
 /**
@@ -66,6 +66,10 @@ export interface CallLevel {
   /** Whether something inside may hold the call in a queue of its own, so that its deadline needs a guard outside. */
   readonly queues: boolean
   readonly attempt: Policy.Policy<unknown>
+  /** Whether there is nothing but the loop, so that a call may go straight from it to the pick. */
+  readonly isPlain: boolean
+  /** The loop alone. */
+  readonly retry: Retry.Retry | undefined
 }
 
 /** A client's stack: level 0 is the client's own, the others belong to methods that state slots of their own. */
@@ -97,10 +101,18 @@ export const make = (
     for (const level of levels) {
       const { retry } = level
       const states = retry !== own.retry && retry !== false && retry?.budget !== undefined
-      const { adaptiveLimiter, bulkhead, rateLimiter } = level
+      const { adaptiveLimiter, adaptiveThrottle, bulkhead, hedge, rateLimiter } = level
+      const ownBudget = states ? yield* StackOptions.budgetOf(target, retry) : budget
+      const loop = retry === false ? undefined : yield* StackOptions.retry(target, retry ?? {}, ownBudget)
+      const queues = (adaptiveLimiter ?? bulkhead ?? rateLimiter) !== undefined
       calls.push({
-        queues: (adaptiveLimiter ?? bulkhead ?? rateLimiter) !== undefined,
-        call: yield* callPolicy(target, level, states ? yield* StackOptions.budgetOf(target, retry) : budget),
+        queues,
+        isPlain: !queues && (hedge ?? adaptiveThrottle) === undefined,
+        retry: loop,
+        call: Policy.stack({
+          retry: loop,
+          hedge: hedge === undefined ? undefined : yield* StackOptions.hedge(target, hedge, ownBudget)
+        }),
         attempt: Policy.stack({
           rateLimiter: yield* shared(target, level.rateLimiter, StackOptions.simple.rateLimiter),
           adaptiveThrottle: yield* shared(target, level.adaptiveThrottle, StackOptions.simple.adaptiveThrottle)
@@ -136,19 +148,6 @@ const makeShared = () => {
 /** The slot of a client that states none: one object, so that its state is shared. */
 const defaultBreaker: StackOptions.CircuitBreakerSlot = {}
 
-const callPolicy = (
-  target: string,
-  level: Options,
-  budget: RetryBudget.RetryBudget | undefined
-): Effect.Effect<Policy.Policy<unknown>> =>
-  Effect.gen(function*() {
-    const { hedge, retry = {} } = level
-    return Policy.stack({
-      retry: retry === false ? undefined : yield* StackOptions.retry(target, retry, budget),
-      hedge: hedge === undefined ? undefined : yield* StackOptions.hedge(target, hedge, budget)
-    })
-  })
-
 const endpointLevel = (name: string, level: Options, shared: ReturnType<typeof makeShared>): Effect.Effect<Level> =>
   Effect.gen(function*() {
     const { circuitBreaker = defaultBreaker, timeout = defaultTimeout } = level
@@ -161,7 +160,11 @@ const endpointLevel = (name: string, level: Options, shared: ReturnType<typeof m
       adaptiveLimiter: yield* shared(name, level.adaptiveLimiter, StackOptions.simple.adaptiveLimiter)
     })
     const limit = timeout === false ? undefined : yield* StackOptions.simple.timeout(name, timeout)
-    return { policy, wouldAdmit: breaker?.wouldAdmit ?? always, timeout: limit }
+    const gate = (level.bulkhead ?? level.adaptiveLimiter) !== undefined ? undefined : breaker?.gate ?? openGate
+    return { policy, gate, wouldAdmit: breaker?.wouldAdmit ?? always, timeout: limit }
   })
 
 const always = (): boolean => true
+
+/** Where no policy stands. */
+const openGate: Policy.Gate = { enter: () => openGate, leave: () => {} }

@@ -43,6 +43,7 @@ import * as Stream from "effect/Stream"
 import * as CallContext from "../contract/CallContext.ts"
 import * as CallError from "../contract/CallError.ts"
 import * as CallEvent from "../contract/CallEvent.ts"
+import * as Interruption from "../contract/Interruption.ts"
 import * as Outcome from "../contract/Outcome.ts"
 import * as Timer from "../contract/Timer.ts"
 import type * as Policy from "../policy/Policy.ts"
@@ -276,6 +277,7 @@ const observed = <E, R>(send: Effect.Effect<Response, E, R>, endpoint: string): 
         endpoint,
         outcome: reason === undefined ? Outcome.ofExit(exit, call) : Outcome.classify(reason),
         error: reason ?? (Exit.isSuccess(exit) ? undefined : Cause.squash(exit.cause)),
+        interrupted: Exit.isSuccess(exit) ? undefined : Interruption.fromCause(exit.cause),
         durationMillis: atMillis - startedAt,
         atMillis
       })

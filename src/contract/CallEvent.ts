@@ -8,6 +8,8 @@ import * as Context from "effect/Context"
 import type * as Effect from "effect/Effect"
 import type * as Fiber from "effect/Fiber"
 import type { CallContext, TraceContext } from "./CallContext.ts"
+import type { CallError } from "./CallError.ts"
+import type { Reason as InterruptReason } from "./Interruption.ts"
 import type { Outcome } from "./Outcome.ts"
 
 /** A call was made. */
@@ -33,6 +35,8 @@ export interface AttemptEnded {
   readonly outcome: Outcome
   /** The error, where there was one. */
   readonly error: unknown
+  /** Why it was interrupted, where it was. */
+  readonly interrupted: InterruptReason | undefined
   readonly durationMillis: number
   readonly atMillis: number
 }
@@ -40,9 +44,12 @@ export interface AttemptEnded {
 /** A retry was decided and waits for its backoff. */
 export interface RetryScheduled {
   readonly _tag: "RetryScheduled"
+  /** As the attempt to come sees it. */
   readonly call: CallContext
   readonly policy: string
   readonly delayMillis: number
+  /** How long the other side asked us to stay away, where it did; the delay is no shorter, up to the policy's cap. */
+  readonly retryAfterMillis: number | undefined
   readonly error: unknown
   readonly atMillis: number
 }
@@ -62,6 +69,8 @@ export interface CallEnded {
   readonly attempts: number
   readonly outcome: Outcome
   readonly error: unknown
+  /** Why it was interrupted, where it was. */
+  readonly interrupted: InterruptReason | undefined
   readonly durationMillis: number
   readonly atMillis: number
 }
@@ -73,6 +82,31 @@ export interface Rejected {
   readonly policy: string
   /** The tag of the reason, such as `CircuitOpen`. */
   readonly reason: string
+  /** What the call gets from here, with its figures. */
+  readonly error: CallError
+  /** How the state came about that rejects, and when, where there is one: a circuit's. */
+  readonly state: { readonly why: string; readonly sinceMillis: number } | undefined
+  readonly atMillis: number
+}
+
+/** A call has waited in the queue of a limiter, and left it. */
+export interface QueueLeft {
+  readonly _tag: "QueueLeft"
+  readonly call: CallContext
+  readonly policy: string
+  readonly how: "admitted" | "rejected" | "interrupted"
+  readonly waitedMillis: number
+  readonly atMillis: number
+}
+
+/** Nothing was sent to the endpoint that was picked, so that another is picked: it costs no attempt. */
+export interface Repicked {
+  readonly _tag: "Repicked"
+  readonly call: CallContext
+  readonly target: string
+  /** The one that is left. */
+  readonly endpoint: string
+  readonly error: CallError
   readonly atMillis: number
 }
 
@@ -100,8 +134,10 @@ export interface LimitMoved {
 /** A retry budget gave, took back or refused a token. */
 export interface BudgetMoved {
   readonly _tag: "BudgetMoved"
+  readonly call: CallContext
   readonly policy: string
   readonly change: "withdrawn" | "refunded" | "refused"
+  /** Tokens that are left: a fraction. A token withdrawn made it one less. */
   readonly balance: number
   readonly atMillis: number
 }
@@ -112,6 +148,8 @@ export interface Substituted {
   readonly call: CallContext
   readonly policy: string
   readonly how: "fallback" | "fresh" | "stale"
+  /** How long ago the answer was fetched; `undefined` for one that never was. */
+  readonly ageMillis: number | undefined
   readonly atMillis: number
 }
 
@@ -186,6 +224,8 @@ export type CallEvent =
   | HedgeStarted
   | CallEnded
   | Rejected
+  | QueueLeft
+  | Repicked
   | Transition
   | LimitMoved
   | BudgetMoved
@@ -202,6 +242,8 @@ export type CallEvent =
  */
 export interface Receiver {
   readonly event: (event: CallEvent) => void
+  /** Who is told of one client call instead of `event`, from its `CallStarted` on: what tells calls apart that overlap. */
+  readonly forCall?: (call: CallContext) => (event: CallEvent) => void
   /** Whether the hooks wait for nothing, so that a call needs no guard on their account. Default: they may wait. */
   readonly prompt?: boolean
   readonly aroundCall?: <A, E, R>(self: Effect.Effect<A, E, R>, call: CallContext) => Effect.Effect<A, E, R>
@@ -231,10 +273,10 @@ export const combine = (outer: Receiver, inner: Receiver): Receiver => {
   const handler = nested(outer.aroundHandler, inner.aroundHandler)
   const attempt = nestedAttempt(outer.aroundAttempt, inner.aroundAttempt)
   return {
-    event: (event) => {
-      outer.event(event)
-      inner.event(event)
-    },
+    event: both(outer.event, inner.event),
+    ...((outer.forCall || inner.forCall) && {
+      forCall: (context) => both(eventOf(outer, context), eventOf(inner, context))
+    }),
     ...(call && { aroundCall: call }),
     ...(attempt && { aroundAttempt: attempt }),
     ...(handler && { aroundHandler: handler }),
@@ -246,6 +288,15 @@ export const combine = (outer: Receiver, inner: Receiver): Receiver => {
 export const mayWait = (receiver: Receiver | undefined): boolean =>
   receiver !== undefined && receiver.prompt !== true &&
   (receiver.aroundCall !== undefined || receiver.aroundAttempt !== undefined)
+
+/** Who is told of a client call. */
+export const eventOf = (receiver: Receiver, call: CallContext): Receiver["event"] =>
+  receiver.forCall === undefined ? receiver.event : receiver.forCall(call)
+
+const both = (outer: Receiver["event"], inner: Receiver["event"]): Receiver["event"] => (event) => {
+  outer(event)
+  inner(event)
+}
 
 type Around<Args extends ReadonlyArray<unknown>> = <A, E, R>(
   self: Effect.Effect<A, E, R>,

@@ -25,9 +25,9 @@ import * as CallContext from "../contract/CallContext.ts"
 import * as CallError from "../contract/CallError.ts"
 import * as CallEvent from "../contract/CallEvent.ts"
 import * as Criticality from "../contract/Criticality.ts"
+import { evaluate, isImmediate } from "../contract/Immediate.ts"
 import * as Options from "../contract/Options.ts"
 import * as Timer from "../contract/Timer.ts"
-import { evaluate, isImmediate } from "./internal/evaluate.ts"
 import * as Guard from "./internal/guard.ts"
 import { Permits, RankedWaiter } from "./internal/permits.ts"
 import * as Progress from "./internal/progress.ts"
@@ -170,7 +170,7 @@ const wait = (state: State, granted: () => void) =>
     displaced?.reject()
     return Effect.sync(() => {
       // One that has left the queue already was handed a permit, which its exit gives back.
-      if (permits.leave(waiter)) waiter.left()
+      if (permits.leave(waiter)) waiter.left("interrupted")
     })
   })
 
@@ -208,22 +208,25 @@ class Waiter extends RankedWaiter {
   }
 
   admit(): void {
-    this.left()
+    this.left("admitted")
     this.granted()
     this.resume(Effect.void)
   }
 
   reject(): void {
-    this.left()
+    this.left("rejected")
     this.resume(this.state.reject(this.fiber, this.call))
   }
 
   /** The wait is over. */
-  left(): void {
+  left(how: CallEvent.QueueLeft["how"]): void {
     this.timer.cancel()
-    const waited = Timer.now(this.fiber) - this.since
-    Stamp.go(this.stamp, waited)
-    this.state.waitedMillis += waited
+    const { call, fiber, state } = this
+    const atMillis = Timer.now(fiber)
+    const waitedMillis = atMillis - this.since
+    Stamp.go(this.stamp, waitedMillis)
+    state.waitedMillis += waitedMillis
+    CallEvent.receiverOf(fiber)?.event({ _tag: "QueueLeft", call, policy: state.name, how, waitedMillis, atMillis })
   }
 }
 
@@ -266,15 +269,18 @@ class State {
     call: CallContext.CallContext
   ): Effect.Effect<never, CallError.CallError<CallError.BulkheadFull>> {
     this.rejected++
+    const { limit, queued } = this.permits
+    const error = new CallError.CallError({ _tag: "BulkheadFull", policy: this.name, sent: "no", limit, queued })
     CallEvent.receiverOf(fiber)?.event({
       _tag: "Rejected",
       call,
       policy: this.name,
       reason: "BulkheadFull",
+      error,
+      state: undefined,
       atMillis: Timer.now(fiber)
     })
-    const { limit, queued } = this.permits
-    return CallError.fail({ _tag: "BulkheadFull", policy: this.name, sent: "no", limit, queued })
+    return Effect.fail(error)
   }
 
   resize(

@@ -48,6 +48,7 @@ import {
   type Config,
   type Controls,
   controlsOf,
+  gateOf,
   guard,
   listen,
   type Listener,
@@ -193,6 +194,8 @@ export interface CircuitBreaker
   readonly changes: Stream.Stream<State>
   /** Whether a call at `nowMillis` of the monotonic clock could be admitted. Reads only: for a balancer that prefers. */
   readonly wouldAdmit: (nowMillis: number) => boolean
+  /** @internal */
+  readonly gate: Policy.Gate
   readonly snapshot: Effect.Effect<Snapshot>
   /** Takes over a snapshot. Results of calls in flight count no more. */
   readonly restore: (snapshot: Snapshot) => Effect.Effect<void>
@@ -224,6 +227,7 @@ export const make = (options: CircuitBreakerOptions = {}): Effect.Effect<Circuit
           state: Effect.withFiber((fiber) => Effect.succeed(breaker.state(Timer.now(fiber)))),
           changes: listen(listeners, (fiber) => [breaker.state(Timer.now(fiber))]),
           wouldAdmit: (now) => Circuit.wouldAdmit(breaker.circuit, now, breaker.config),
+          gate: gateOf(breaker),
           snapshot: Effect.withFiber((fiber) => Effect.succeed(breaker.snapshot(fiber))),
           restore: (snapshot) => onFiber((fiber) => breaker.restore(snapshot, fiber)),
           reconfigure: (options) =>

@@ -13,10 +13,12 @@
  */
 import * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
+import type * as Exit from "effect/Exit"
 import { dual, identity } from "effect/Function"
 import { type Pipeable, pipeArguments } from "effect/Pipeable"
 import type * as Scope from "effect/Scope"
 import type { Contravariant, Covariant } from "effect/Types"
+import type * as CallContext from "../contract/CallContext.ts"
 import type * as CallError from "../contract/CallError.ts"
 import * as Options from "../contract/Options.ts"
 
@@ -46,6 +48,19 @@ export interface Policy<out E = never, out R = never> extends Pipeable {
   readonly kind: Kind
   /** Guards one Effect. May be called for any number of Effects, at the same time: the policy's state is shared by all. */
   run<A, E1, R1>(self: Effect.Effect<A, E1, R1>): Effect.Effect<A, E | E1, R | R1>
+}
+
+/**
+ * The door of a policy while its admission is one look at its state and holds nothing. Whoever stands around the attempt
+ * anyway may use it instead of `run`, and saves a frame per call.
+ *
+ * @internal
+ */
+export interface Gate {
+  /** What `leave` needs, or `undefined` where only `run` can decide. */
+  enter(): object | undefined
+  /** Records how the attempt ended. */
+  leave(pass: object, exit: Exit.Exit<unknown, unknown>, call: CallContext.CallContext): void
 }
 
 /** A policy that fits one slot only. */
@@ -289,10 +304,10 @@ export const stack = <const S extends Slots>(slots: S): Stack<S> => {
   })
 }
 
-/** A policy as the registry knows it. */
+/** A policy as the registry knows it, or an endpoint of a balancer. */
 export interface Registered {
   readonly name: string
-  readonly kind: Kind
+  readonly kind: Kind | "endpoint"
   /** Its present state as plain JSON data. Reading it changes nothing. */
   readonly snapshot: () => unknown
   /** What it has counted since it was made, for a state that forgets what it has seen. Figures that only grow. */

@@ -74,6 +74,19 @@ export interface Retry<out R = never> extends Policy.OfKind<"retry", RetryError,
    * Throws a `RangeError` when the hedge brings a budget other than this one's, or when `attempts` leaves no room for it.
    */
   hedged(hedge: Policy.OfKind<"hedge"> & Hedging): Retry<R>
+  /**
+   * Guards one call of somebody who knows it, so that its first attempt needs no context of its own: that costs more than
+   * the loop. `again` is sent after that, in a context that says which attempt it is.
+   *
+   * @internal
+   */
+  runCall<A, E1, R1>(
+    first: Effect.Effect<A, E1, R1>,
+    again: Effect.Effect<A, E1, R1>,
+    fiber: Fiber.Fiber<unknown, unknown>,
+    call: CallContext.CallContext,
+    startedAt: number
+  ): Effect.Effect<A, E1 | RetryError, R | R1>
 }
 
 /** What the loop asks of a hedge: when to start one, and how long attempts take. `Hedge.make` makes one. */
@@ -186,7 +199,7 @@ const withHedge = <R>(where: string, plan: Plan<R>, hedge: Hedging): Plan<R> => 
 }
 
 const fromPlan = <R>(plan: Plan<R>): Retry<R> =>
-  Policy.make<RetryError, R, "retry", Pick<Retry<R>, "attempts" | "hedged">>(
+  Policy.make<RetryError, R, "retry", Pick<Retry<R>, "attempts" | "hedged" | "runCall">>(
     {
       name: plan.hedge === undefined ? plan.name : `${plan.name} + ${plan.hedge.name}`,
       kind: "retry",
@@ -194,7 +207,11 @@ const fromPlan = <R>(plan: Plan<R>): Retry<R> =>
     },
     {
       attempts: plan.attempts,
-      hedged: (hedge) => fromPlan(withHedge("Retry.hedged", plan, hedge))
+      hedged: (hedge) => fromPlan(withHedge("Retry.hedged", plan, hedge)),
+      runCall: (first, again, fiber, call, startedAt) =>
+        plan.hedge === undefined || !Outcome.isIdempotent(call)
+          ? afterFirst(plan, first, startedAt, () => new Loop(plan, again, fiber, call, startedAt, 1))
+          : inCall(new Loop(plan, again, fiber, call, startedAt, 0), (loop) => loop.send())
     }
   )
 
@@ -292,7 +309,7 @@ const failuresOnly = <RS>(plan: Plan<RS>) => {
 }
 
 const everything = <RS>(plan: Plan<RS>) => {
-  const { budget, hedge, retryIf } = plan
+  const { hedge } = plan
   const passes = passer(plan)
   const inFirst = firstContext()
   const tellUnhedged = teller(plan.name)
@@ -306,20 +323,35 @@ const everything = <RS>(plan: Plan<RS>) => {
         if (Outcome.isIdempotent(call)) return new Loop(plan, self, fiber, call, startedAt, 0).send()
         tellUnhedged(fiber, call, "is not idempotent, so it is never hedged")
       }
-      // Most calls have one attempt: the state of the loop is made when there is something to decide.
-      return Effect.matchCauseEffect(first, {
-        onFailure: (cause) => new Loop(plan, self, fiber, call, startedAt, 1).failed(cause),
-        onSuccess: (value) => {
-          if (retryIf?.(value) === true) {
-            return new Loop(plan, self, fiber, call, startedAt, 1).settle(unwanted(Exit.succeed(value)))
-          }
-          budget?.depositUnsafe(true, startedAt)
-          return Effect.succeed(value)
-        }
-      })
+      return afterFirst(plan, first, startedAt, () => new Loop(plan, self, fiber, call, startedAt, 1))
     })
   }
 }
+
+/** Most calls have one attempt: the state of the loop is made when there is something to decide. */
+const afterFirst = <A, E, R, RS>(
+  plan: Plan<RS>,
+  first: Effect.Effect<A, E, R>,
+  startedAt: number,
+  loop: () => Loop<A, E, R, RS>
+): Effect.Effect<A, E | RetryError, R | RS> =>
+  Effect.matchCauseEffect(first, {
+    onFailure: (cause) => inCall(loop(), (loop) => loop.failed(cause)),
+    onSuccess: (value) => {
+      if (plan.retryIf?.(value) === true) return inCall(loop(), (loop) => loop.settle(unwanted(Exit.succeed(value))))
+      plan.budget?.depositUnsafe(true, startedAt)
+      return Effect.succeed(value)
+    }
+  })
+
+/** What a loop decides, where a user's Schedule finds the call: a client's first attempt had no context of its own. */
+const inCall = <A, E, R, RS>(
+  loop: Loop<A, E, R, RS>,
+  decide: (loop: Loop<A, E, R, RS>) => Effect.Effect<A, E | RetryError, R | RS>
+): Effect.Effect<A, E | RetryError, R | RS> =>
+  loop.fiber.getRef(CallContext.Current) === loop.call
+    ? decide(loop)
+    : Effect.provideService(Effect.suspend(() => decide(loop)), CallContext.Current, loop.call)
 
 /** Whether a loop leaves a call to the one that surrounds it. It says so the first time. */
 const passer = (plan: Pick<Plan<never>, "name" | "allowNested">) => {
@@ -467,7 +499,7 @@ class Loop<A, E, R, RS> {
     if (receiver === undefined) return
     const atMillis = this.now()
     const balance = budget.balanceUnsafe(atMillis)
-    receiver.event({ _tag: "BudgetMoved", policy: budget.name, change, balance, atMillis })
+    receiver.event({ _tag: "BudgetMoved", call: this.call, policy: budget.name, change, balance, atMillis })
   }
 
   // Attempts -----------------------------------------------------------------------------------------
@@ -584,13 +616,17 @@ class Loop<A, E, R, RS> {
     const delay = Attempts.delay(backoffMillis, retryAfterMillis, this.plan.retryAfterCapMillis, draw)
     if (!Attempts.fits(delay, this.now(), this.call.deadline)) return this.late(exit)
     // The frame stands before the token is taken, and gives back what is not sent by its end.
-    return Effect.onExitPrimitive(Effect.suspend(() => this.wait(exit, delay)), () => {
+    return Effect.onExitPrimitive(Effect.suspend(() => this.wait(exit, delay, retryAfterMillis)), () => {
       this.release()
       return undefined
     })
   }
 
-  private wait(exit: Exit.Exit<A, E>, delay: number): Effect.Effect<A, E | RetryError, R | RS> {
+  private wait(
+    exit: Exit.Exit<A, E>,
+    delay: number,
+    retryAfterMillis: number | undefined
+  ): Effect.Effect<A, E | RetryError, R | RS> {
     if (!this.reserve()) return this.refused(exit)
     const receiver = CallEvent.receiverOf(this.fiber)
     if (receiver !== undefined) {
@@ -599,6 +635,7 @@ class Loop<A, E, R, RS> {
         call: attemptOf(this.call, this.sends + 1, false),
         policy: this.plan.name,
         delayMillis: delay,
+        retryAfterMillis,
         error: Exit.isSuccess(exit) ? exit.value : errorOf(exit.cause),
         atMillis: this.now()
       })

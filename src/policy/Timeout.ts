@@ -196,14 +196,22 @@ const guardCall = <A, E, R>(
   if (deadline === Deadline.none) return resume(self)
   const call = deadline === inherited.deadline ? inherited : { ...inherited, deadline }
   if (Deadline.isExceeded(deadline, now)) {
+    const error = new CallError.CallError({
+      _tag: "DeadlineExceeded",
+      method: call.name,
+      elapsedMillis: 0,
+      sent: "no"
+    })
     CallEvent.receiverOf(fiber)?.event({
       _tag: "Rejected",
       call,
       policy: "Deadline",
       reason: "DeadlineExceeded",
+      error,
+      state: undefined,
       atMillis: now
     })
-    return resume(CallError.fail({ _tag: "DeadlineExceeded", method: call.name, elapsedMillis: 0, sent: "no" }))
+    return resume(Effect.fail(error))
   }
   const progress: Progress.Progress = { deadline, last: undefined, sent, outer: fiber.getRef(Progress.Current) }
   const context = Context.add(Context.add(contextOf<R>(fiber), CallContext.Current, call), Progress.Current, progress)

@@ -51,7 +51,7 @@ const world = (
             prepare: () => void log.push(`prepared ${address}`),
             drain
           }
-          const levels = [{ policy: policy(address), wouldAdmit: () => true, timeout: undefined }]
+          const levels = [{ policy: policy(address), gate: undefined, wouldAdmit: () => true, timeout: undefined }]
           return { address, connection, levels, inFlight: 0, close: drain }
         })
     }).pipe(Scope.provide(scope), Effect.provideService(CallEvent.CurrentReceiver, receiver))

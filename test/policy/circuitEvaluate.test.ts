@@ -1,6 +1,6 @@
 import { assert, describe, it } from "@effect/vitest"
 import { Deferred, Effect, Exit, Fiber } from "effect"
-import { evaluate, isImmediate } from "../../src/policy/internal/evaluate.ts"
+import { evaluate, isImmediate } from "../../src/contract/Immediate.ts"
 
 /** An effect with a handler, run in one step, and the exits that the handler saw. */
 const handled = <A, E>(self: Effect.Effect<A, E>) => {

@@ -21,11 +21,11 @@ import * as Stream from "effect/Stream"
 import * as CallContext from "../../contract/CallContext.ts"
 import * as CallError from "../../contract/CallError.ts"
 import * as CallEvent from "../../contract/CallEvent.ts"
+import { evaluate } from "../../contract/Immediate.ts"
 import * as Options from "../../contract/Options.ts"
 import * as Outcome from "../../contract/Outcome.ts"
 import * as Timer from "../../contract/Timer.ts"
 import * as Circuit from "./circuit.ts"
-import { evaluate } from "./evaluate.ts"
 import * as Stamp from "./stamp.ts"
 
 /** What a breaker was made with. */
@@ -190,12 +190,7 @@ export class Breaker {
   ): Effect.Effect<never, CallError.CallError<CallError.CircuitOpen>> {
     this.rejected++
     const { circuit, name } = this
-    const receiver = CallEvent.receiverOf(fiber)
-    if (receiver !== undefined) {
-      const call = fiber.getRef(CallContext.Current)
-      receiver.event({ _tag: "Rejected", call, policy: name, reason: "CircuitOpen", atMillis: now })
-    }
-    return CallError.fail({
+    const error = new CallError.CallError({
       _tag: "CircuitOpen",
       policy: name,
       sent: "no",
@@ -203,10 +198,24 @@ export class Breaker {
       state: circuit._tag as CallError.CircuitOpen["state"],
       retryAfterMillis: Circuit.retryAfter(circuit, now, this.config)
     })
+    CallEvent.receiverOf(fiber)?.event({
+      _tag: "Rejected",
+      call: fiber.getRef(CallContext.Current),
+      policy: name,
+      reason: "CircuitOpen",
+      error,
+      state: { why: circuit.why, sinceMillis: circuit.since },
+      atMillis: now
+    })
+    return Effect.fail(error)
   }
 
   /** The end of a call that a Closed circuit admitted and nobody measures. */
-  endClosed(circuit: Circuit.Closed, exit: Exit.Exit<unknown, unknown>): undefined {
+  endClosed(
+    circuit: Circuit.Closed,
+    exit: Exit.Exit<unknown, unknown>,
+    call?: CallContext.CallContext
+  ): undefined {
     const { config } = this
     if (exit._tag === "Success" && config.classify === undefined) {
       if (this.circuit !== circuit) this.late++
@@ -220,7 +229,7 @@ export class Breaker {
       return
     }
     const fiber = Fiber.getCurrent()!
-    const outcome = this.outcome(exit, fiber)
+    const outcome = this.outcome(exit, call ?? fiber.getRef(CallContext.Current))
     if (outcome.endpoint === "ignored") return
     const failed = outcome.endpoint === "failure"
     if (failed) this.tally.failed++
@@ -258,8 +267,8 @@ export class Breaker {
     }
   }
 
-  outcome(exit: Exit.Exit<unknown, unknown>, fiber: Fiber.Fiber<unknown, unknown>): Outcome.Outcome {
-    return (this.config.classify ?? Outcome.ofExit)(exit, fiber.getRef(CallContext.Current))
+  outcome(exit: Exit.Exit<unknown, unknown>, call: CallContext.CallContext): Outcome.Outcome {
+    return (this.config.classify ?? Outcome.ofExit)(exit, call)
   }
 
   /**
@@ -432,6 +441,16 @@ export const guard = <A, E, R>(
   })
 }
 
+/** The way through a circuit that is Closed and measures nothing. */
+export const gateOf = (breaker: Breaker) => ({
+  enter: (): Circuit.Closed | undefined => {
+    const { circuit } = breaker
+    return circuit._tag === "Closed" && !breaker.config.measured ? circuit : undefined
+  },
+  leave: (circuit: Circuit.Closed, exit: Exit.Exit<unknown, unknown>, call: CallContext.CallContext): void =>
+    breaker.endClosed(circuit, exit, call)
+})
+
 /** A call through a Closed circuit that has to know how long it took. */
 const measure = <A, E, R>(
   self: Effect.Effect<A, E, R>,
@@ -445,7 +464,7 @@ const measure = <A, E, R>(
   return evaluate(
     Effect.onExitPrimitive(self, (exit) => {
       fiber.setContext(outer)
-      breaker.end(permit, exit, breaker.outcome(exit, fiber), fiber)
+      breaker.end(permit, exit, breaker.outcome(exit, fiber.getRef(CallContext.Current)), fiber)
       return undefined
     }),
     self,
@@ -476,10 +495,13 @@ const attempt = <A, E, R>(
     const held = permit
     if (held === undefined) return undefined
     // A classifier is a user's code and may throw: the permit goes back all the same.
-    return Effect.flatMap(Effect.exit(Effect.sync(() => breaker.outcome(exit, fiber))), (outcome) => {
-      breaker.end(held, exit, outcome._tag === "Success" ? outcome.value : Outcome.ignored, fiber)
-      return Effect.asVoid(outcome)
-    })
+    return Effect.flatMap(
+      Effect.exit(Effect.sync(() => breaker.outcome(exit, fiber.getRef(CallContext.Current)))),
+      (outcome) => {
+        breaker.end(held, exit, outcome._tag === "Success" ? outcome.value : Outcome.ignored, fiber)
+        return Effect.asVoid(outcome)
+      }
+    )
   })
 }
 

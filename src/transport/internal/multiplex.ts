@@ -16,6 +16,7 @@ import * as Exit from "effect/Exit"
 import type * as Fiber from "effect/Fiber"
 import * as CallError from "../../contract/CallError.ts"
 import * as ErrorCode from "../../contract/ErrorCode.ts"
+import * as Immediate from "../../contract/Immediate.ts"
 import * as Interruption from "../../contract/Interruption.ts"
 import * as Timer from "../../contract/Timer.ts"
 import * as BodyCodec from "../../wire/BodyCodec.ts"
@@ -242,12 +243,10 @@ export class ClientSession implements Session {
     request: Frame.Request,
     expiry?: Expiry<E>
   ): Effect.Effect<Frame.Response, SendError | E> =>
-    Effect.suspend(() => {
+    Effect.withFiber((fiber) => {
       const pending = new Pending(this, request, expiry)
-      return Effect.onExitPrimitive(
-        Effect.callback(pending.register) as Effect.Effect<Frame.Response, SendError | E>,
-        pending.onExit
-      )
+      const answer = Effect.callback(pending.register) as Effect.Effect<Frame.Response, SendError | E>
+      return Immediate.evaluate(Effect.onExitPrimitive(answer, pending.onExit), answer, fiber)
     })
 
   readonly drain: Effect.Effect<void> = Effect.callback((resume) => {

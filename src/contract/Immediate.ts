@@ -18,7 +18,7 @@ type Evaluate = (fiber: Fiber.Fiber<unknown, unknown>) => Effect.Effect<any, any
 
 const method: string | undefined = (() => {
   const evaluate: Evaluate = () => Effect.never
-  const primitive = Effectable.Prototype({ label: "holdfast/policy/evaluate", evaluate })
+  const primitive = Effectable.Prototype({ label: "holdfast/contract/Immediate", evaluate })
   return Object.entries(primitive).find(([, value]) => value === evaluate)?.[0]
 })()
 
