@@ -83,7 +83,11 @@ const bodies = [
   `{"below":[`.repeat(200) + "]}".repeat(200),
   "[".repeat(500),
   `"\\ud800"`
-].map((body) => Buffer.from(body))
+].map((body) => Buffer.from(body)).concat(
+  // The same in binary: structs, a record, a tree, and counts that nothing stands behind.
+  ["112081ae8dce1bd20fb0deb7ce4603416461", "0120", "0620ffffffff0f", "13207b2261223a5b312c2278222c6e756c6c5d7d"]
+    .map((hex) => Buffer.from(hex, "hex"))
+)
 const strangers = [
   "GET / HTTP/1.1\r\n\r\n",
   "PRI * HTTP/2.0\r\n\r\n",
@@ -242,16 +246,17 @@ interface Tree {
 const Tree: Schema.Codec<Tree> = Schema.Struct({
   below: Schema.Array(Schema.suspend((): Schema.Codec<Tree> => Tree))
 })
-const schemas: ReadonlyArray<BodyCodec.Compiled<any>> = [
-  BodyCodec.json.compile(Schema.Struct({
+const shapes: ReadonlyArray<Schema.Codec<any>> = [
+  Schema.Struct({
     id: Schema.Int,
     name: Schema.optionalKey(Schema.String),
     tags: Schema.optionalKey(Schema.Array(Schema.String))
-  })),
-  BodyCodec.json.compile(Schema.Void),
-  BodyCodec.json.compile(Schema.NullOr(Schema.Record(Schema.String, Schema.Unknown))),
-  BodyCodec.json.compile(Tree)
+  }),
+  Schema.Void,
+  Schema.NullOr(Schema.Record(Schema.String, Schema.Unknown)),
+  Tree
 ]
+const schemas = shapes.flatMap((shape) => [BodyCodec.json.compile(shape), BodyCodec.binary.compile(shape)])
 
 type Read = readonly [what: string, value: unknown]
 

@@ -3,11 +3,12 @@
  * codec that was written from `docs/protocol.md` alone have to agree.
  */
 import { assert, describe, it } from "@effect/vitest"
-import { Arbitrary, Schema } from "effect"
+import { Arbitrary, Result, Schema } from "effect"
 import * as Fs from "node:fs"
 import * as Path from "node:path"
 import type { Criticality } from "../../src/contract/Criticality.ts"
 import type { Reason } from "../../src/contract/Interruption.ts"
+import * as BodyCodec from "../../src/wire/BodyCodec.ts"
 import * as Frame from "../../src/wire/Frame.ts"
 import * as FrameCodec from "../../src/wire/FrameCodec.ts"
 
@@ -75,7 +76,23 @@ interface Vectors {
       readonly limit?: number
     }
   >
+  readonly bodies: ReadonlyArray<
+    {
+      readonly schema: keyof typeof bodySchemas
+      readonly value: unknown
+      readonly json: string
+      readonly binary: string
+    }
+  >
   readonly streams: ReadonlyArray<Cut & { readonly name: string; readonly hex: string; readonly limit?: number }>
+}
+
+class UserNotFound extends Schema.TaggedError<UserNotFound>()("UserNotFound", { id: Schema.Int }) {}
+const bodySchemas = {
+  user: Schema.Struct({ id: Schema.Int, name: Schema.String, email: Schema.optionalKey(Schema.String) }),
+  userNotFound: UserNotFound,
+  none: Schema.Void,
+  pair: Schema.Tuple([Schema.Number, Schema.Number])
 }
 
 const vectors = JSON.parse(
@@ -460,6 +477,25 @@ describe("MCP/TCP v1", () => {
     }
   })
 
+  describe("byte vectors of bodies", () => {
+    for (const { binary, json, schema, value } of vectors.bodies) {
+      it(`${schema} ${json || "without a body"}: read and written in both codecs`, () => {
+        const codec: Schema.Codec<any, any> = bodySchemas[schema]
+        const given = schema === "userNotFound"
+          ? new UserNotFound(value as { readonly id: number })
+          : schema === "none"
+          ? undefined
+          : value
+        const bodies = [[BodyCodec.json, Buffer.from(json)], [BodyCodec.binary, Buffer.from(binary, "hex")]] as const
+        for (const [{ compile, name }, bytes] of bodies) {
+          const compiled = compile(codec)
+          assert.strictEqual(hexOf(Result.getOrThrow(compiled.encode(given))), bytes.toString("hex"), name)
+          assert.deepStrictEqual(Result.getOrThrow(compiled.decode(bytes)), given, name)
+        }
+      })
+    }
+  })
+
   it("has a vector for every frame type, status, cancel reason, criticality, flag and error", () => {
     const decoded = vectors.frames.map((vector) => vector.decoded)
     const all = <A extends string | number>(values: Iterable<A>) => [...new Set(values)].sort()
@@ -485,6 +521,13 @@ describe("MCP/TCP v1", () => {
     const page = Fs.readFileSync(Path.join(import.meta.dirname, "../../docs/protocol.md"), "utf8")
     const examples = [...page.matchAll(/^```bytes (.+)\n([\s\S]*?)^```$/gm)]
     assert.strictEqual(examples.length, 6)
+    assert.include(
+      page.match(/^```binary a user\n([\s\S]*?)^```$/m)![1]!.split("\n").map((line) =>
+        line.split(/ {2,}/)[0]!.replaceAll(" ", "")
+      )
+        .join(""),
+      vectors.bodies[0]!.binary
+    )
     for (const [, name, lines] of examples) {
       const hex = lines!.trimEnd().split("\n").map((line) => line.split(/ {2,}/)[0]!.replaceAll(" ", "")).join("")
       assert.strictEqual(hex, vectors.frames.find((vector) => vector.name === name)?.hex, name)

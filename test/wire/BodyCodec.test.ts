@@ -2,6 +2,7 @@
 // @effect-diagnostics schemaNumber:off
 import { assert, describe, it } from "@effect/vitest"
 import { Effect, Option, Result, Schema, SchemaGetter } from "effect"
+import { SchemaBinary } from "effect/encoding"
 import * as BodyCodec from "../../src/wire/BodyCodec.ts"
 
 const { json } = BodyCodec
@@ -252,7 +253,201 @@ describe("BodyCodec.json", () => {
     }
   })
 
-  it("is number 1, and the only codec of this version", () => {
-    assert.deepStrictEqual(BodyCodec.all.map(({ id, name }) => [id, name]), [[1, "json"]])
+  it("is number 1, understood by all, and the last of what a hello names", () => {
+    assert.deepStrictEqual(BodyCodec.all.map(({ id, name }) => [id, name]), [[2, "binary"], [1, "json"]])
+  })
+})
+
+describe("BodyCodec.binary", () => {
+  const { binary } = BodyCodec
+  const bytesOf = <A>(schema: Schema.Codec<A, any>, value: A): Uint8Array =>
+    Result.getOrThrowWith(binary.compile(schema).encode(value), (why) => new Error(why))
+  /** What a reader with its own idea of the schema makes of a value. */
+  const readAs = <A, B>(writer: Schema.Codec<A, any>, value: A, reader: Schema.Codec<B, any>) =>
+    binary.compile(reader).decode(bytesOf(writer, value))
+  const sameAs = <A>(schema: Schema.Codec<A, any>, value: A) =>
+    assert.deepStrictEqual(readAs(schema, value, schema), Result.succeed(value))
+  const refused = <A>(result: Result.Result<A, string>): string =>
+    Result.isFailure(result) ? result.failure : assert.fail(`took ${String(result.success)}`)
+
+  it("values of all kinds arrive as they were sent: classes, errors, options, bytes, dates, big and infinite numbers", () => {
+    sameAs(Schema.Void, undefined)
+    sameAs(Schema.NullOr(Schema.String), null)
+    sameAs(Schema.Option(Schema.NullOr(Schema.Int)), Option.some(null))
+    sameAs(User, new User({ id: 1001, name: "Ada" }))
+    sameAs(UserNotFound, new UserNotFound({ id: 7 }))
+    sameAs(Schema.Uint8Array, Uint8Array.of(1, 2, 255))
+    sameAs(Schema.Date, new Date(0))
+    sameAs(Schema.BigInt, 2n ** 70n)
+    for (const value of [Number.NaN, Infinity, -Infinity, -0, 1e300, 2 ** 53]) sameAs(Schema.Number, value)
+    sameAs(Schema.Unknown, { a: [1, "x", null] })
+    sameAs(Schema.String, "größer 漢 🜂")
+  })
+
+  const Order = Schema.Struct({
+    id: Schema.Int,
+    ratio: Schema.Finite,
+    tags: Schema.Array(Schema.NonEmptyString),
+    note: Schema.NullOr(Schema.String),
+    nick: Schema.optionalKey(Schema.String),
+    by: Schema.Record(Schema.String, Schema.Boolean),
+    lines: Schema.Array(Schema.Struct({ sku: Schema.String, quantity: Schema.Int }))
+  })
+  it.prop("any value of a schema arrives as it was sent", [Order], ([value]) => {
+    // JSON escapes lone surrogates and nothing else of that range.
+    if (!/\\ud[89a-f]/.test(JSON.stringify(value))) sameAs(Order, value)
+  })
+
+  it("a lone surrogate, which UTF-8 has no form for, arrives as U+FFFD", () => {
+    assert.deepStrictEqual(readAs(Schema.String, "\ud800", Schema.String), Result.succeed("\ufffd"))
+  })
+
+  it("a repetitive body takes less than 60 % of its JSON", () => {
+    const lines = Array.from({ length: 20 }, (_, i) => ({ sku: `SKU-${1000 + i}`, quantity: 1 + i % 5 }))
+    const order = { id: 4711, ratio: 0.25, tags: ["new", "sale"], note: null, by: { ada: true }, lines }
+    assert.isBelow(bytesOf(Order, order).length, 0.6 * written(Order, order).length)
+  })
+
+  it("bytes are read where they lie in a larger buffer, and hold nothing of it afterwards", () => {
+    const sent = bytesOf(Schema.Uint8Array, Uint8Array.of(1, 2, 3))
+    const around = Buffer.concat([Buffer.from("garbage"), sent, Buffer.from("garbage")])
+    const read = Result.getOrThrow(binary.compile(Schema.Uint8Array).decode(around.subarray(7, 7 + sent.length)))
+    assert.deepStrictEqual(read, Uint8Array.of(1, 2, 3))
+    assert.notStrictEqual(read.buffer, around.buffer)
+  })
+
+  it("what was written before stays what it was: a body may wait to be sent, or be sent again", () => {
+    const compiled = binary.compile(Schema.String)
+    const first = Result.getOrThrow(compiled.encode("first"))
+    const copy = Buffer.from(first)
+    for (let i = 0; i < 10_000; i++) Result.getOrThrow(compiled.encode("another of some length"))
+    assert.deepStrictEqual(Buffer.from(first), copy)
+  })
+
+  describe("schemas that differ, as docs/protocol.md says", () => {
+    const V1 = Schema.Struct({ id: Schema.Int, name: Schema.String })
+    const ada = { id: 1, name: "Ada" }
+    const V2 = Schema.Struct({ name: Schema.String, email: Schema.optionalKey(Schema.String), id: Schema.Number })
+
+    it("an optional field may be added or taken away, fields may change places, a check may be dropped", () => {
+      assert.deepStrictEqual(readAs(V1, ada, V2), Result.succeed(ada))
+      assert.deepStrictEqual(readAs(V2, { ...ada, email: "a@example.org" }, V1), Result.succeed(ada))
+    })
+
+    it("a struct and a class of the same fields are the same", () => {
+      assert.deepStrictEqual(readAs(V1, ada, User), Result.succeed(new User(ada)))
+    })
+
+    it("a member may be added to a union that has at least two, and is refused by who does not know it", () => {
+      const A = Schema.TaggedStruct("A", { a: Schema.Int })
+      const B = Schema.TaggedStruct("B", { b: Schema.Int })
+      const C = Schema.TaggedStruct("C", { c: Schema.Int })
+      const a = A.make({ a: 1 })
+      assert.deepStrictEqual(readAs(Schema.Union([A, B]), a, Schema.Union([C, B, A])), Result.succeed(a))
+      refused(readAs(Schema.Union([A, B, C]), C.make({ c: 1 }), Schema.Union([A, B])))
+    })
+
+    it("a required field added, renamed or of another kind is refused where it is read", () => {
+      for (
+        const reader of [
+          Schema.Struct({ id: Schema.Int, name: Schema.String, email: Schema.String }),
+          Schema.Struct({ id: Schema.Int, title: Schema.String }),
+          Schema.Struct({ id: Schema.String, name: Schema.String }),
+          Schema.Struct({ id: Schema.Int, name: Schema.NullOr(Schema.String) })
+        ]
+      ) assert.match(refused(readAs(V1, ada, reader)), /^Missing key/)
+    })
+
+    it("an optional field of another kind is absent, which is why its name must change with it", () => {
+      const reader = Schema.Struct({ id: Schema.Int, name: Schema.optionalKey(Schema.Int) })
+      assert.deepStrictEqual(readAs(V1, ada, reader), Result.succeed({ id: 1 }))
+    })
+
+    it("a field may be renamed that had a number of its own from the start", () => {
+      const before = Schema.Struct({ name: Schema.String.pipe(SchemaBinary.fieldId(1)) })
+      const after = Schema.Struct({ title: Schema.String.pipe(SchemaBinary.fieldId(1)) })
+      assert.deepStrictEqual(readAs(before, { name: "Ada" }, after), Result.succeed({ title: "Ada" }))
+    })
+
+    it("a schema whose values cannot be told apart dies where it is compiled", () => {
+      const ambiguous = Schema.Union([Schema.Struct({ a: Schema.String }), Schema.Struct({ a: Schema.Int })])
+      assert.throws(() => binary.compile(ambiguous), /not uniquely identifiable/)
+      const bodies = BodyCodec.bodies(binary, Schema.Void, ambiguous, Schema.Never)
+      assert.match(refused(bodies), /not uniquely identifiable/)
+    })
+  })
+
+  describe("bad bytes", () => {
+    it("too few, too many, another version, the other mode and no frame at all are refused", () => {
+      const good = bytesOf(User, new User({ id: 1, name: "Ada" }))
+      const compiled = binary.compile(User)
+      for (let length = 0; length < good.length; length++) refused(compiled.decode(good.subarray(0, length)))
+      refused(compiled.decode(Buffer.concat([good, Buffer.of(0)])))
+      for (const hex of ["00", "0220", "022180", "0130", "ff", "ffffffffffffffffffff", "0520010203"]) {
+        assert.isAbove(refused(compiled.decode(Buffer.from(hex, "hex"))).length, 0)
+      }
+    })
+
+    it("what the schema refuses is said with its place, and without what was there", () => {
+      const why = refused(
+        readAs(Schema.Struct({ id: Schema.Number, name: Schema.String }), { id: 1.5, name: "x" }, User)
+      )
+      assert.match(why, /\["id"\]/)
+      assert.notMatch(refused(binary.compile(User).encode({ id: "secret" } as unknown as User)), /secret/)
+    })
+
+    it("counts that nothing stands behind allocate nothing", () => {
+      // An array of 2^32 - 1 strings in six bytes.
+      const before = process.memoryUsage().arrayBuffers
+      refused(binary.compile(Schema.Array(Schema.String)).decode(Buffer.from("0620ffffffff0f", "hex")))
+      refused(binary.compile(Schema.Uint8Array).decode(Buffer.from("ffffffff0f20", "hex")))
+      assert.isBelow(process.memoryUsage().arrayBuffers - before, 1 << 24)
+    })
+
+    it("a cycle, and nesting deeper than the stack, are refused in both directions", () => {
+      interface Tree {
+        readonly below: Array<Tree>
+      }
+      const Tree: Schema.Codec<Tree> = Schema.Struct({
+        below: Schema.mutable(Schema.Array(Schema.suspend((): Schema.Codec<Tree> => Tree)))
+      })
+      const cycle: Tree = { below: [] }
+      cycle.below.push(cycle)
+      refused(binary.compile(Tree).encode(cycle))
+      let tree: Tree = { below: [] }
+      for (let i = 0; i < 100_000; i++) tree = { below: [tree] }
+      refused(binary.compile(Tree).encode(tree))
+      const good = bytesOf(Tree, { below: [{ below: [] }] })
+      sameAs(Tree, { below: [{ below: [] }] })
+      refused(binary.compile(Tree).decode(Buffer.concat([Buffer.of(0xff, 0x7f), good, Buffer.alloc(0x3fff, 0x0a)])))
+    })
+
+    it("a key called __proto__ changes no prototype", () => {
+      const schema = Schema.Record(Schema.String, Schema.Int)
+      const arrived = Result.getOrThrow(readAs(schema, JSON.parse(`{"__proto__":1,"a":2}`), schema))
+      assert.strictEqual(Object.getPrototypeOf(arrived), Object.prototype)
+      assert.strictEqual(arrived["a"], 2)
+    })
+
+    it("damaged bodies make nothing throw", () => {
+      const schemas: ReadonlyArray<readonly [Schema.Codec<any>, unknown]> = [
+        [User, new User({ id: 1, name: "Ada" })],
+        [Order, { id: 1, ratio: 0.5, tags: ["a"], note: null, by: { a: true }, lines: [{ sku: "s", quantity: 1 }] }],
+        [Schema.Union([UserNotFound, User]), new UserNotFound({ id: 7 })],
+        [Schema.Unknown, { a: [1, "x"] }]
+      ]
+      for (const [schema, value] of schemas) {
+        const compiled = binary.compile(schema)
+        const good = bytesOf(schema, value)
+        for (let at = 0; at < good.length; at++) {
+          for (const byte of [0, 1, 7, 8, 0x20, 0x7f, 0x80, 0xfe, 0xff]) {
+            const bad = Buffer.from(good)
+            bad[at] = byte
+            const read = compiled.decode(bad)
+            if (Result.isSuccess(read)) assert.isTrue(Result.isSuccess(compiled.encode(read.success)))
+          }
+        }
+      }
+    })
   })
 })
