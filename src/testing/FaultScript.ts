@@ -29,6 +29,7 @@ import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Yaml from "effect/encoding/Yaml"
 import * as Schema from "effect/Schema"
+import * as ErrorCode from "../contract/ErrorCode.ts"
 import * as PolicySpec from "../policy/PolicySpec.ts"
 import * as Draw from "./internal/simDraw.ts"
 
@@ -148,6 +149,8 @@ const ErrorAnswer = Schema.Struct({
   ratio: key(ratio),
   /** How long the server asks to be left alone. */
   retryAfter: key(Period),
+  /** The code of a `Remote`. Default `CHAOS-E-1`; an idempotent call may repeat it. */
+  code: key(ErrorCode.ErrorCode),
   /** Whether the handler has run all the same: then only its answer is lost. Default `false`. */
   processed: key(Schema.Boolean)
 }).check(

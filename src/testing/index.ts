@@ -1,4 +1,5 @@
 /** For tests of policies and of what uses them. */
+export * as Chaos from "./Chaos.ts"
 export * as ClientTest from "./ClientTest.ts"
 export * as FaultScript from "./FaultScript.ts"
 export * as Scenario from "./Scenario.ts"
