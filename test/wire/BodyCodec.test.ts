@@ -348,14 +348,13 @@ describe("BodyCodec.binary", () => {
     })
 
     it("a required field added, renamed or of another kind is refused where it is read", () => {
-      for (
-        const reader of [
-          Schema.Struct({ id: Schema.Int, name: Schema.String, email: Schema.String }),
-          Schema.Struct({ id: Schema.Int, title: Schema.String }),
-          Schema.Struct({ id: Schema.String, name: Schema.String }),
-          Schema.Struct({ id: Schema.Int, name: Schema.NullOr(Schema.String) })
-        ]
-      ) assert.match(refused(readAs(V1, ada, reader)), /^Missing key/)
+      const readers: ReadonlyArray<Schema.Codec<unknown, any>> = [
+        Schema.Struct({ id: Schema.Int, name: Schema.String, email: Schema.String }),
+        Schema.Struct({ id: Schema.Int, title: Schema.String }),
+        Schema.Struct({ id: Schema.String, name: Schema.String }),
+        Schema.Struct({ id: Schema.Int, name: Schema.NullOr(Schema.String) })
+      ]
+      for (const reader of readers) assert.match(refused(readAs(V1, ada, reader)), /^Missing key/)
     })
 
     it("an optional field of another kind is absent, which is why its name must change with it", () => {
