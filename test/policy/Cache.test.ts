@@ -204,6 +204,7 @@ describe("Cache", () => {
         call: { ...CallContext.empty, name: "GetUser", key: "7" },
         policy: "Cache",
         how: "stale",
+        ageMillis: 60_400,
         atMillis: 60_400
       }])
       const [, hit] = yield* recorded(Effect.andThen(of(cache, call), of(cache, call)))

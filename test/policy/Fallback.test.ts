@@ -67,6 +67,7 @@ describe("Fallback", () => {
         call: { ...CallContext.empty, name: "GetUser" },
         policy: "no user",
         how: "fallback",
+        ageMillis: undefined,
         atMillis: 7
       }])
       assert.deepStrictEqual(yield* fallback.stats, { substituted: 1, failed: 0 })
@@ -168,7 +169,7 @@ describe("Fallback", () => {
         yield* TestClock.adjust("1 minute")
         const [answer, events] = yield* recorded(call(Effect.fail("gone"), fallback))
         assert.strictEqual(answer, "bea")
-        assert.deepInclude(events[0], { _tag: "Substituted", how: "stale" })
+        assert.deepInclude(events[0], { _tag: "Substituted", how: "stale", ageMillis: 60_000 })
         yield* TestClock.adjust(1)
         assert.strictEqual(yield* Effect.flip(call(Effect.fail("gone"), fallback)), "gone")
       }))

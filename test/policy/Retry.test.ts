@@ -447,7 +447,14 @@ describe("Retry", () => {
           last: "down"
         })
         assert.deepStrictEqual(events, [
-          { _tag: "BudgetMoved", policy: "users", change: "refused", balance: 0.05, atMillis: 0 }
+          {
+            _tag: "BudgetMoved",
+            call: { ...CallContext.empty, name: "users.Get", idempotent: true },
+            policy: "users",
+            change: "refused",
+            balance: 0.05,
+            atMillis: 0
+          }
         ])
       }))
 
