@@ -30,7 +30,7 @@ import * as Backoff from "./internal/backoff.ts"
 import type { Read } from "./internal/document.ts"
 
 export interface Finding {
-  /** `"L1"` to `"L14"`, or `"make"` for what a policy's constructor refuses. */
+  /** `"L1"` to `"L14"`, `"L16"` of fallbacks and `"L17"` of caches, or `"make"` for what a policy's constructor refuses. */
   readonly rule: string
   readonly severity: "error" | "warning"
   /** The field it is about, with dots. */
@@ -72,7 +72,9 @@ const defaults = {
   minimumCalls: 20,
   windowCalls: 100,
   probes: 5,
-  leaseMillis: 10_000
+  leaseMillis: 10_000,
+  refreshMillis: 10_000,
+  negativeMillis: 5000
 }
 
 type RetrySpec = Exclude<NonNullable<Spec["retry"]>, false>
@@ -166,6 +168,24 @@ const bounds = (stated: Described | undefined) => ({
 })
 
 const sum = (values: ReadonlyArray<number>): number => values.reduce((total, value) => total + value, 0)
+
+/** What a fallback keeps back of a deadline, as `Fallback` does. */
+const reserveOf = ({ fallback }: Spec, deadline: number): number => {
+  if (fallback === undefined) return 0
+  const { reserve, use, when } = fallback
+  if (Array.isArray(when) && !when.includes("DeadlineExceeded")) return 0
+  const wanted = reserve === undefined ? (use === undefined ? 10 : Math.min(1000, deadline / 5)) : toMillis(reserve)
+  return Math.min(deadline / 2, wanted)
+}
+
+/** What the attempts of a call that all time out may take, with the backoff between them; `undefined` without a timeout. */
+const atMost = (spec: Spec, steps: Steps | undefined): number | undefined => {
+  const timeout = timeoutOf(spec)
+  const retry = retryOf(spec)
+  if (timeout === undefined || retry === undefined || spec.idempotent === false) return timeout
+  const waits = delays(retry.backoff, sendsOf(spec) - 1, steps)
+  return waits === undefined ? undefined : (waits.length + 1) * timeout + sum(waits)
+}
 
 const worstCase: Rule = (spec, steps) => {
   const timeout = timeoutOf(spec)
@@ -483,6 +503,175 @@ const amplification: Rule = (spec) => {
   ]
 }
 
+/** What makes each of our own reasons. */
+const makers: { readonly [Tag in CallError.Reason["_tag"]]?: ReadonlyArray<keyof Spec> } = {
+  CircuitOpen: ["circuitBreaker"],
+  BulkheadFull: ["bulkhead"],
+  Throttled: ["adaptiveThrottle"],
+  LimitReached: ["rateLimiter", "adaptiveLimiter"],
+  RetriesExhausted: ["retry"],
+  BudgetExhausted: ["retry"],
+  AttemptTimeout: ["timeout"]
+}
+
+/** What a retry loop reacts to, so that it ends a call with its own reason. */
+const retried: ReadonlyArray<CallError.Reason["_tag"]> = [
+  "ConnectFailed",
+  "ConnectionLost",
+  "AttemptTimeout",
+  "Unavailable",
+  "Overloaded",
+  "RateLimited",
+  "Remote"
+]
+
+const fallbackReasons: Rule = (spec) => {
+  const when = spec.fallback?.when
+  if (when === undefined || typeof when === "string") return []
+  if (when.length === 0) return [error("L16", "fallback.when", "for none of all errors: it can never answer")]
+  const has = (slot: keyof Spec) => spec[slot] !== undefined && spec[slot] !== false
+  const findings = when.flatMap((tag) => {
+    const slots = makers[tag]
+    return slots === undefined || slots.some(has) ? [] : [
+      warning("L16", "fallback.when", `no ${slots.join(" or ")} here ends a call with ${tag}`)
+    ]
+  })
+  const replaced = when.filter((tag) => retried.includes(tag))
+  const loops = retryOf(spec) !== undefined && sendsOf(spec) > 1
+  const idempotent = spec.idempotent !== undefined && spec.idempotent !== false
+  if (replaced.length > 0 && loops && idempotent && !when.includes("RetriesExhausted")) {
+    const last = replaced.join(", ")
+    findings.push(
+      warning(
+        "L16",
+        "fallback.when",
+        `after ${
+          sendsOf(spec)
+        } attempts that ended with ${last} the call ends with RetriesExhausted, which carries it and is not listed`
+      )
+    )
+  }
+  return findings
+}
+
+const fallbackTime: Rule = (spec, steps) => {
+  const { deadline: stated, fallback } = spec
+  if (fallback === undefined || stated === undefined) return []
+  const deadline = toMillis(stated)
+  const { reserve, use } = fallback
+  const findings: Array<Finding> = []
+  if (reserve !== undefined && toMillis(reserve) > deadline / 2) {
+    findings.push(
+      warning(
+        "L16",
+        "fallback.reserve",
+        `${show(toMillis(reserve))} of a deadline of ${show(deadline)}: at most half of it, ${
+          show(deadline / 2)
+        }, is kept`
+      )
+    )
+  }
+  const kept = reserveOf(spec, deadline)
+  const timeout = timeoutOf(spec)
+  const left = deadline - kept
+  if (timeout !== undefined && timeout <= deadline && timeout > left) {
+    findings.push(
+      warning(
+        "L16",
+        "timeout",
+        `deadline ${show(deadline)} - ${show(kept)} kept for the fallback = ${show(left)} < timeout ${
+          show(timeout)
+        }: the timeout can never fire, and the circuit breaker never sees one`
+      )
+    )
+  }
+  const needed = atMost(spec, steps)
+  if (use !== undefined && kept === 0 && (needed === undefined || needed >= deadline)) {
+    const why = needed === undefined ? "an attempt has no timeout" : `what comes before it may take ${show(needed)}`
+    findings.push(
+      warning(
+        "L16",
+        reserve === undefined ? "fallback.when" : "fallback.reserve",
+        `"${use}" is a call, and of the deadline of ${show(deadline)} nothing is kept for it: ${why}`
+      )
+    )
+  }
+  return findings
+}
+
+const caching: Rule = (spec, steps) => {
+  const { cache, fallback, idempotent, traffic } = spec
+  if (cache === undefined) return []
+  const findings: Array<Finding> = []
+  if (idempotent === false) {
+    findings.push(
+      error("L17", "cache", "a call that must not be sent twice is not sent at all where another's answer is kept")
+    )
+  }
+  const [ttl, revalidate, onError] = [cache.ttl, cache.staleWhileRevalidate, cache.staleIfError].map((duration) =>
+    duration === undefined ? 0 : toMillis(duration)
+  ) as [number, number, number]
+  if (cache.jitter === 0 && ttl > 0) {
+    findings.push(
+      warning("L4", "cache.jitter", `no jitter: answers that were fetched together expire together, after ${show(ttl)}`)
+    )
+  }
+  if (onError > 0 && onError <= revalidate) {
+    findings.push(
+      warning(
+        "L17",
+        "cache.staleIfError",
+        `both begin when the ttl is over, and for ${show(revalidate)} a stale answer is served anyway: ${
+          show(onError)
+        } add nothing`
+      )
+    )
+  }
+  const latency = traffic?.p99 === undefined ? undefined : toMillis(traffic.p99)
+  if (latency !== undefined && revalidate > 0 && revalidate < latency) {
+    findings.push(
+      warning(
+        "L17",
+        "cache.staleWhileRevalidate",
+        `fetching takes up to ${show(latency)} (p99), and what is stale is served for ${show(revalidate)}: callers wait`
+      )
+    )
+  }
+  const refresh = cache.refreshTimeout === undefined ? defaults.refreshMillis : toMillis(cache.refreshTimeout)
+  const needed = atMost(spec, steps)
+  if (revalidate > 0 && needed !== undefined && needed > refresh) {
+    findings.push(
+      warning(
+        "L17",
+        "cache.refreshTimeout",
+        `fetching behind a stale answer ends after ${show(refresh)}, and attempts and backoff may take ${show(needed)}`
+      )
+    )
+  }
+  if (cache.negative !== undefined) {
+    const negative = cache.negative.ttl === undefined ? defaults.negativeMillis : toMillis(cache.negative.ttl)
+    if (negative > ttl) {
+      findings.push(
+        warning("L17", "cache.negative.ttl", `an error is kept for ${show(negative)}, an answer for ${show(ttl)}`)
+      )
+    }
+  }
+  const stale = Math.max(revalidate, onError)
+  if (fallback?.stale !== undefined && stale > 0) {
+    const age = toMillis(fallback.stale.maxAge)
+    findings.push(
+      warning(
+        "L17",
+        "fallback.stale",
+        `what the cache serves counts as a good answer: it may be ${show(ttl)} + ${show(stale)} + ${show(age)} = ${
+          show(ttl + stale + age)
+        } old; cache.staleIfError says so without a second memory`
+      )
+    )
+  }
+  return findings
+}
+
 const rules: ReadonlyArray<Rule> = [
   worstCase,
   unbounded,
@@ -495,7 +684,10 @@ const rules: ReadonlyArray<Rule> = [
   littlesLaw,
   waits,
   halfOpen,
-  amplification
+  amplification,
+  fallbackReasons,
+  fallbackTime,
+  caching
 ]
 
 /**

@@ -330,6 +330,157 @@ const examples: Readonly<Record<string, ReadonlyArray<Example>>> = {
         "got 20",
       fixed: { timeout: "1 s", circuitBreaker: { window: { calls: 20 }, minimumCalls: 20 } }
     }
+  ],
+  "L16, a fallback and the time it has": [
+    {
+      spec: { fallback: { value: 1, when: [] } },
+      finding: "error L16 fallback.when: for none of all errors: it can never answer",
+      fixed: { fallback: { value: 1 } }
+    },
+    {
+      spec: { timeout: "1 s", fallback: { value: 1, when: ["CircuitOpen", "LimitReached", "NotFound"] } },
+      finding: "warning L16 fallback.when: no rateLimiter or adaptiveLimiter here ends a call with LimitReached",
+      fixed: {
+        timeout: "1 s",
+        circuitBreaker: {},
+        adaptiveLimiter: {},
+        fallback: { value: 1, when: ["CircuitOpen", "LimitReached", "NotFound"] }
+      }
+    },
+    {
+      spec: { circuitBreaker: false, fallback: { value: 1, when: ["CircuitOpen"] } },
+      finding: "warning L16 fallback.when: no circuitBreaker here ends a call with CircuitOpen",
+      fixed: { timeout: "1 s", circuitBreaker: {}, fallback: { value: 1, when: ["CircuitOpen"] } }
+    },
+    {
+      spec: { idempotent: true, timeout: "1 s", retry: {}, fallback: { value: 1, when: ["AttemptTimeout", "Remote"] } },
+      finding:
+        "warning L16 fallback.when: after 3 attempts that ended with AttemptTimeout, Remote the call ends with " +
+        "RetriesExhausted, which carries it and is not listed",
+      fixed: {
+        idempotent: true,
+        timeout: "1 s",
+        retry: {},
+        fallback: { value: 1, when: ["AttemptTimeout", "Remote", "RetriesExhausted"] }
+      }
+    },
+    {
+      // What is sent once keeps its own error.
+      spec: { idempotent: "key", timeout: "1 s", retry: { attempts: 2 }, fallback: { value: 1, when: ["Overloaded"] } },
+      finding: "warning L16 fallback.when: after 2 attempts that ended with Overloaded the call ends with " +
+        "RetriesExhausted, which carries it and is not listed",
+      fixed: { idempotent: false, timeout: "1 s", retry: { attempts: 2 }, fallback: { value: 1, when: ["Overloaded"] } }
+    },
+    {
+      spec: { deadline: "4 s", timeout: "1 s", fallback: { use: "archive", reserve: "3 s" } },
+      finding: "warning L16 fallback.reserve: 3 s of a deadline of 4 s: at most half of it, 2 s, is kept",
+      fixed: { deadline: "4 s", timeout: "1 s", fallback: { use: "archive", reserve: "2 s" } }
+    },
+    {
+      spec: { deadline: "2 s", timeout: "1.7 s", fallback: { use: "archive" } },
+      finding: "warning L16 timeout: deadline 2 s - 400 ms kept for the fallback = 1.6 s < timeout 1.7 s: " +
+        "the timeout can never fire, and the circuit breaker never sees one",
+      fixed: { deadline: "2 s", timeout: "1.6 s", fallback: { use: "archive" } }
+    },
+    {
+      spec: { deadline: "10 s", timeout: "9.5 s", fallback: { use: "archive" } },
+      finding: "warning L16 timeout: deadline 10 s - 1 s kept for the fallback = 9 s < timeout 9.5 s: " +
+        "the timeout can never fire, and the circuit breaker never sees one",
+      fixed: { deadline: "10 s", timeout: "9.5 s", fallback: { value: 1 } }
+    },
+    {
+      spec: { deadline: "2 s", timeout: "1995 ms", fallback: { value: 1 } },
+      finding: "warning L16 timeout: deadline 2 s - 10 ms kept for the fallback = 1.99 s < timeout 2 s: " +
+        "the timeout can never fire, and the circuit breaker never sees one",
+      fixed: { deadline: "2 s", timeout: "1995 ms", fallback: { value: 1, when: ["AttemptTimeout"] } }
+    },
+    {
+      spec: { deadline: "2 s", timeout: "2 s", fallback: { use: "archive", reserve: 0 } },
+      finding: "warning L16 fallback.reserve: \"archive\" is a call, and of the deadline of 2 s nothing is kept for " +
+        "it: what comes before it may take 2 s",
+      fixed: { deadline: "2 s", timeout: "1 s", fallback: { use: "archive", reserve: 0 } }
+    },
+    {
+      spec: {
+        idempotent: true,
+        deadline: "4.5 s",
+        timeout: "2 s",
+        retry: { attempts: 2, backoff: constant },
+        fallback: { use: "archive", when: ["RetriesExhausted"] }
+      },
+      finding: "warning L16 fallback.when: \"archive\" is a call, and of the deadline of 4.5 s nothing is kept for " +
+        "it: what comes before it may take 4.5 s",
+      fixed: {
+        idempotent: true,
+        deadline: "4.5 s",
+        timeout: "1.9 s",
+        retry: { attempts: 2, backoff: constant },
+        fallback: { use: "archive", when: ["RetriesExhausted"] }
+      }
+    },
+    {
+      spec: { deadline: "2 s", bulkhead: { limit: 1 }, fallback: { use: "archive", when: ["BulkheadFull"] } },
+      finding: "warning L16 fallback.when: \"archive\" is a call, and of the deadline of 2 s nothing is kept for it: " +
+        "an attempt has no timeout",
+      fixed: {
+        deadline: "2 s",
+        bulkhead: { limit: 1 },
+        fallback: { use: "archive", when: ["BulkheadFull", "DeadlineExceeded"] }
+      }
+    }
+  ],
+  "L17, a cache": [
+    {
+      spec: { idempotent: false, cache: { ttl: "1 s" } },
+      finding: "error L17 cache: a call that must not be sent twice is not sent at all where another's answer is kept",
+      fixed: { cache: { ttl: "1 s" } }
+    },
+    {
+      spec: { cache: { ttl: "1 minute", jitter: 0 } },
+      finding: "warning L4 cache.jitter: no jitter: answers that were fetched together expire together, after 60 s",
+      fixed: { cache: { ttl: 0, jitter: 0 } }
+    },
+    {
+      spec: { cache: { ttl: "1 s", staleWhileRevalidate: "20 s", staleIfError: "20 s" } },
+      finding:
+        "warning L17 cache.staleIfError: both begin when the ttl is over, and for 20 s a stale answer is served " +
+        "anyway: 20 s add nothing",
+      fixed: { cache: { ttl: "1 s", staleWhileRevalidate: "20 s", staleIfError: "21 s" } }
+    },
+    {
+      spec: { traffic: { p99: "250ms" }, cache: { ttl: "1 s", staleWhileRevalidate: "200ms" } },
+      finding:
+        "warning L17 cache.staleWhileRevalidate: fetching takes up to 250 ms (p99), and what is stale is served " +
+        "for 200 ms: callers wait",
+      fixed: { traffic: { p99: "250ms" }, cache: { ttl: "1 s", staleWhileRevalidate: "250ms" } }
+    },
+    {
+      spec: {
+        idempotent: true,
+        timeout: "4 s",
+        retry: { attempts: 3, backoff: constant },
+        cache: { ttl: "1 s", staleWhileRevalidate: "1 minute" }
+      },
+      finding: "warning L17 cache.refreshTimeout: fetching behind a stale answer ends after 10 s, and attempts and " +
+        "backoff may take 13 s",
+      fixed: {
+        idempotent: true,
+        timeout: "4 s",
+        retry: { attempts: 3, backoff: constant },
+        cache: { ttl: "1 s", staleWhileRevalidate: "1 minute", refreshTimeout: "13 s" }
+      }
+    },
+    {
+      spec: { cache: { ttl: "4 s", negative: { when: "missing" } } },
+      finding: "warning L17 cache.negative.ttl: an error is kept for 5 s, an answer for 4 s",
+      fixed: { cache: { ttl: "4 s", negative: { when: "missing", ttl: "4 s" } } }
+    },
+    {
+      spec: { cache: { ttl: "10 s", staleIfError: "10 minutes" }, fallback: { stale: { maxAge: "1 h" } } },
+      finding: "warning L17 fallback.stale: what the cache serves counts as a good answer: it may be 10 s + 10 min + " +
+        "60 min = 70.17 min old; cache.staleIfError says so without a second memory",
+      fixed: { cache: { ttl: "10 s" }, fallback: { stale: { maxAge: "1 h" } } }
+    }
   ]
 }
 
