@@ -20,8 +20,8 @@
  * `sampleRatio` decides first, once per call, and the tracer's own sampler may
  * still say no.
  *
- * State is what of the circuits is known from their transitions, shared by all
- * calls of the receiver, and for each traced call which attempt came last.
+ * State: which circuits are not closed, shared by all calls of the receiver, and
+ * for each traced call which attempt came last.
  */
 import * as Clock from "effect/Clock"
 import * as Context from "effect/Context"
@@ -101,7 +101,7 @@ const receiver = (sampleRatio: number, circuits: Circuits): CallEvent.Receiver =
       if (!Events.isTold(event)) return
       circuits.heed(event)
       const fiber = Fiber.getCurrent()
-      if (fiber !== undefined) tell(fiber, event, circuits)
+      if (fiber !== undefined) tell(fiber, event)
     },
     aroundCall: (self, call) =>
       Effect.withFiber((fiber) => {
@@ -141,12 +141,16 @@ const tracedCall = <A, E, R>(
   call: CallContext.CallContext,
   parent: CallContext.TraceContext | undefined
 ): Effect.Effect<A, E, R> => {
-  const span = start(fiber, Names.spans.call, call, parent)
-  annotate(span, deadlineOf(fiber, call))
-  const traced: TracedCall = { span, attempts: 0, previous: undefined, dueAt: Timer.now(fiber) }
-  return within(fiber, span, Effect.provideService(self, CurrentCall, traced), (exit) => {
-    annotate(span, { "holdfast.attempts": traced.attempts })
-    return Status.ofClient(exit)
+  let attempts = () => 0
+  return within(fiber, () => {
+    const span = start(fiber, Names.spans.call, call, parent)
+    annotate(span, deadlineOf(fiber, call))
+    const traced: TracedCall = { span, attempts: 0, previous: undefined, dueAt: Timer.now(fiber) }
+    attempts = () => traced.attempts
+    return [span, Effect.provideService(self, CurrentCall, traced)]
+  }, (exit) => {
+    const { attributes, exit: ended } = Status.ofClient(exit)
+    return { attributes: { ...attributes, "holdfast.attempts": attempts() }, exit: ended }
   })
 }
 
@@ -157,27 +161,30 @@ const tracedAttempt = <A, E, R>(
   endpoint: string | undefined,
   parent: CallContext.TraceContext | undefined,
   circuits: Circuits
-): Effect.Effect<A, E, R> => {
-  const span = start(fiber, Names.spans.attempt, call, parent)
-  annotate(span, {
-    "retry.is_retry": call.attempt > 1,
-    "retry.attempt": call.attempt,
-    "holdfast.hedge": call.hedge
-  })
-  annotate(span, deadlineOf(fiber, call))
-  if (endpoint !== undefined) {
-    const { host, port, transport } = Address.ofEndpoint(endpoint)
+): Effect.Effect<A, E, R> =>
+  within(fiber, () => {
+    const span = start(fiber, Names.spans.attempt, call, parent)
     annotate(span, {
-      "holdfast.endpoint": endpoint,
-      "server.address": host,
-      "server.port": port,
-      "network.transport": transport,
-      "holdfast.circuit_breaker.state": circuits.ofEndpoint(endpoint)
+      "retry.is_retry": call.attempt > 1,
+      "retry.attempt": call.attempt,
+      "holdfast.hedge": call.hedge
     })
+    annotate(span, deadlineOf(fiber, call))
+    if (endpoint !== undefined) annotate(span, placeOf(endpoint, circuits))
+    const traced = fiber.getRef(CurrentCall)
+    if (traced !== undefined) begin(fiber, traced, span, call)
+    return [span, self(traceOf(span))]
+  }, Status.ofClient)
+
+const placeOf = (endpoint: string, circuits: Circuits): Names.Attributes => {
+  const { host, port, transport } = Address.ofEndpoint(endpoint)
+  return {
+    "holdfast.endpoint": endpoint,
+    "server.address": host,
+    "server.port": port,
+    "network.transport": transport,
+    "holdfast.circuit_breaker.state": circuits.of(endpoint)
   }
-  const traced = fiber.getRef(CurrentCall)
-  if (traced !== undefined) begin(fiber, traced, span, call)
-  return within(fiber, span, self(traceOf(span)), Status.ofClient)
 }
 
 /** An attempt of a traced call begins: what it repeats, and how long it waited for its turn. */
@@ -188,14 +195,7 @@ const begin = (fiber: AnyFiber, traced: TracedCall, span: Tracer.Span, call: Cal
   traced.dueAt = undefined
   if (previous !== undefined) annotate(span, { "retry.parent_id": previous })
   if (dueAt === undefined) return
-  const queuedMillis = micros(Math.max(0, Timer.now(fiber) - dueAt))
-  annotate(span, { "holdfast.queued_ms": queuedMillis })
-  if (queuedMillis < 1 || traced.span.status._tag === "Ended") return
-  const queued: Events.SpanEvent = {
-    name: "holdfast.queued",
-    attributes: { "retry.attempt": call.attempt, "holdfast.queued_ms": queuedMillis }
-  }
-  traced.span.event(queued.name, nanosOf(fiber), queued.attributes)
+  annotate(span, { "holdfast.queued_ms": micros(Math.max(0, Timer.now(fiber) - dueAt)) })
 }
 
 const tracedHandler = <A, E, R>(
@@ -204,15 +204,16 @@ const tracedHandler = <A, E, R>(
   call: CallContext.CallContext,
   peer: string,
   parent: CallContext.TraceContext | undefined
-): Effect.Effect<A, E, R> => {
-  const span = start(fiber, Names.spans.handler, call, parent)
-  const { host, port } = Address.ofPeer(peer)
-  annotate(span, { "client.address": host, "client.port": port, "retry.attempt": call.attempt })
-  annotate(span, deadlineOf(fiber, call))
-  return within(fiber, span, self, Status.ofServer)
-}
+): Effect.Effect<A, E, R> =>
+  within(fiber, () => {
+    const span = start(fiber, Names.spans.handler, call, parent)
+    const { host, port } = Address.ofPeer(peer)
+    annotate(span, { "client.address": host, "client.port": port, "retry.attempt": call.attempt })
+    annotate(span, deadlineOf(fiber, call))
+    return [span, self]
+  }, Status.ofServer)
 
-/** Starts a span as `Effect.makeSpan` does, without an Effect of its own: its end must stand before anything can interrupt. */
+/** Starts a span as `Effect.makeSpan` does, without the Effect around it. */
 const start = (
   fiber: AnyFiber,
   { kind, name }: Names.SpanName,
@@ -237,28 +238,40 @@ const start = (
   return span
 }
 
-/** Runs an effect as the children of a span, and ends the span however that ends. */
+/**
+ * Runs an effect as the children of a span, and ends the span however that ends.
+ * The frame stands before the span starts: between the two an interrupt would
+ * leave a span that never ends.
+ */
 const within = <A, E, R>(
   fiber: AnyFiber,
-  span: Tracer.Span,
-  self: Effect.Effect<A, E, R>,
+  open: () => readonly [Tracer.Span, Effect.Effect<A, E, R>],
   end: (exit: Exit.Exit<A, E>) => Status.Ending
-): Effect.Effect<A, E, R> =>
-  Effect.onExitPrimitive(
-    Effect.updateContext(self, (context: Context.Context<R>) => Context.add(context, Tracer.ParentSpan, span)),
-    (exit) => {
-      const ending = end(exit)
-      annotate(span, ending.attributes)
-      span.end(nanosOf(fiber), ending.exit)
-      return undefined
-    }
-  ) as Effect.Effect<A, E, R>
+): Effect.Effect<A, E, R> => {
+  let opened: Tracer.Span | undefined
+  const running = Effect.suspend(() => {
+    const [span, self] = open()
+    opened = span
+    return Effect.provideService(self, Tracer.ParentSpan, span) as Effect.Effect<A, E, R>
+  })
+  return Effect.onExitPrimitive(running, (exit) => {
+    if (opened === undefined) return undefined
+    const ending = end(exit)
+    annotate(opened, ending.attributes)
+    opened.end(nanosOf(fiber), ending.exit)
+    return undefined
+  })
+}
 
 const annotate = (span: Tracer.Span, attributes: Names.Attributes): void => {
   for (const [name, value] of Object.entries(attributes)) {
     if (value !== undefined) span.attribute(name, value)
   }
 }
+
+/** Exporters write an attribute that is `undefined` too. */
+const present = (attributes: Names.Attributes): Record<string, unknown> =>
+  Object.fromEntries(Object.entries(attributes).filter(([, value]) => value !== undefined))
 
 const nanosOf = (fiber: AnyFiber): bigint =>
   fiber.getRef(References.TracerTimingEnabled) ? fiber.getRef(Clock.Clock).currentTimeNanosUnsafe() : 0n
@@ -302,17 +315,13 @@ const dropped = (fiber: AnyFiber): CallContext.TraceContext => {
 // Span events -------------------------------------------------------------------------------------
 
 /** Puts an event on the call's span, or where there is none on the application's own. */
-const tell = (fiber: AnyFiber, event: CallEvent.CallEvent, circuits: Circuits): void => {
+const tell = (fiber: AnyFiber, event: CallEvent.CallEvent): void => {
   const traced = fiber.getRef(CurrentCall)
   const span = traced?.span ?? fiber.cache.span
   if (span === undefined || span._tag !== "Span" || !span.sampled || span.status._tag === "Ended") return
   if (traced !== undefined) heed(traced, event)
   const told = Events.of(event)
-  if (told === undefined) return
-  const attributes = event._tag === "Rejected"
-    ? { ...told.attributes, ...circuits.ofRejection(event) }
-    : told.attributes
-  span.event(told.name, nanosOf(fiber), attributes)
+  if (told !== undefined) span.event(told.name, nanosOf(fiber), present(told.attributes))
 }
 
 /** What an event changes of the call's span. */

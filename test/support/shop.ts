@@ -23,7 +23,7 @@ const steps: Readonly<Record<Step, Effect.Effect<string, SoldOut>>> = {
   slow: Effect.delay(Effect.succeed("sold late"), "100 millis"),
   never: Effect.never,
   inner: Effect.withSpan(Effect.succeed("sold"), "inner"),
-  log: Effect.as(Effect.log("selling"), "sold"),
+  log: Effect.as(Effect.logFatal("selling"), "sold"),
   soldOut: Effect.fail(new SoldOut({ item: "tea" })),
   die: Effect.die(new TypeError("no shelf")),
   denied: Server.refuse({ _tag: "PermissionDenied", target: "shop", detail: "not you", sent: "no" }),

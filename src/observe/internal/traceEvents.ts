@@ -32,9 +32,22 @@ const cases: Cases = {
     name: "holdfast.hedge",
     attributes: { "retry.attempt": call.attempt, "holdfast.policy": policy, "holdfast.delay_ms": afterMillis }
   }),
-  Rejected: ({ policy, reason }) => ({
+  QueueLeft: ({ how, policy, waitedMillis }) => ({
+    name: "holdfast.queued",
+    attributes: { "holdfast.policy": policy, "holdfast.how": how, "holdfast.queued_ms": waitedMillis }
+  }),
+  Repicked: ({ endpoint, error }) => ({
+    name: "holdfast.repicked",
+    attributes: { "holdfast.endpoint": endpoint, "holdfast.reason": typeOf(error) }
+  }),
+  Rejected: ({ error, policy, reason, state }) => ({
     name: "holdfast.rejected",
-    attributes: { "holdfast.policy": policy, "holdfast.reason": reason }
+    attributes: {
+      "holdfast.policy": policy,
+      "holdfast.reason": reason,
+      "holdfast.why": state?.why,
+      "holdfast.circuit_breaker.state": error.reason._tag === "CircuitOpen" ? error.reason.state : undefined
+    }
   }),
   Transition: ({ from, policy, to, why }) => ({
     name: "holdfast.transition",

@@ -50,8 +50,7 @@ export const attributes = {
   "holdfast.hedge": "whether the attempt is a hedge",
   "holdfast.endpoint": "the address as discovery gives it",
   "holdfast.deadline_ms": "how long the call had left at the start of the span",
-  "holdfast.queued_ms":
-    "from when the attempt was due to when it was sent: queues of limiters, and picking an endpoint",
+  "holdfast.queued_ms": "how long it waited in a queue; of an attempt, from when it was due to when it was sent",
   "holdfast.sent": "whether the server may have seen what failed: `no` or `maybe`",
   "holdfast.last_error": "the `error.type` of the last attempt, where the call ended for another reason",
   "holdfast.interrupted": "why it was interrupted: `caller`, `deadline`, `attemptTimeout`, `hedgeLost` or `shutdown`",
@@ -63,7 +62,8 @@ export const attributes = {
   "holdfast.from": "the state or limit before",
   "holdfast.to": "the state or limit after",
   "holdfast.change": "what happened to the budget or the endpoint",
-  "holdfast.how": "where the answer came from: `fallback`, `fresh` or `stale`",
+  "holdfast.how":
+    "where the answer came from: `fallback`, `fresh` or `stale`; or how the call left a queue: `admitted`, `rejected` or `interrupted`",
   "holdfast.why": "the figures that decided"
 } as const
 
@@ -83,12 +83,16 @@ export const events = {
     attributes: ["retry.attempt", "holdfast.policy", "holdfast.delay_ms"]
   },
   "holdfast.queued": {
-    about: "an attempt was sent a millisecond or more after it was due",
-    attributes: ["retry.attempt", "holdfast.queued_ms"]
+    about: "the call left the queue of a limiter",
+    attributes: ["holdfast.policy", "holdfast.how", "holdfast.queued_ms"]
+  },
+  "holdfast.repicked": {
+    about: "nothing was sent to the endpoint that was picked, and another is picked",
+    attributes: ["holdfast.endpoint", "holdfast.reason"]
   },
   "holdfast.rejected": {
     about: "a policy rejected, and nothing was sent",
-    attributes: ["holdfast.policy", "holdfast.reason", "holdfast.circuit_breaker.state"]
+    attributes: ["holdfast.policy", "holdfast.reason", "holdfast.why", "holdfast.circuit_breaker.state"]
   },
   "holdfast.transition": {
     about: "a circuit or a switch moved",
