@@ -64,9 +64,9 @@ export interface ClientOptions<
   /** The name discovery knows the dependency by. */
   readonly target: string
   /** How calls are guarded. Default: `ClientStack`'s. */
-  readonly policy?: P | undefined
+  readonly policy?: ClientStack.Exact<P> | undefined
   /** What differs for single methods: a slot stated here is the method's own, the others it shares. */
-  readonly methods?: M | undefined
+  readonly methods?: { readonly [T in keyof M]: ClientStack.Exact<M[T]> } | undefined
   /** How long a call may take in all where neither it nor its method says. Default 10 seconds; `"Infinity"` for no limit. */
   readonly defaultDeadline?: Duration.Input | undefined
   /** How connections are reopened. */

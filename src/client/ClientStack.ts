@@ -32,6 +32,7 @@ import * as Effect from "effect/Effect"
 import type { Level } from "../balancer/Endpoint.ts"
 import type * as CallError from "../contract/CallError.ts"
 import * as Policy from "../policy/Policy.ts"
+import type * as PolicySpec from "../policy/PolicySpec.ts"
 import type * as Retry from "../policy/Retry.ts"
 import * as StackOptions from "../policy/StackOptions.ts"
 
@@ -42,6 +43,12 @@ import * as StackOptions from "../policy/StackOptions.ts"
  * them and their backoff fit a deadline of 10; `false` leaves one out.
  */
 export type Options = StackOptions.StackOptions
+
+/**
+ * The slots `P`, where no field is unknown: the compiler does not look for those in a literal that a type parameter takes.
+ * What else a `PolicySpec` has may stand beside them, so that a profile is a policy.
+ */
+export type Exact<P> = StackOptions.Exact<P, Options & Partial<Record<keyof PolicySpec.PolicySpec, unknown>>>
 
 /** What a method's slots make of the client's. */
 export type Merge<P, M> = Omit<P, keyof M> & M

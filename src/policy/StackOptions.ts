@@ -122,3 +122,22 @@ export const simple = {
     AdaptiveLimiter.make({ ...slot, name }),
   timeout: (name: string, timeout: Duration.Input) => Timeout.make({ timeout, name })
 }
+
+/** `T`, but `never` in place of each field, at any depth, that `S` and its alternatives do not have. */
+export type Exact<T, S> = T extends Whole ? T
+  : { readonly [K in keyof T]: K extends FieldOf<S> ? Exact<T[K], At<S, K>> : never }
+
+/** Values that are not looked into. */
+type Whole =
+  | string
+  | number
+  | bigint
+  | boolean
+  | undefined
+  | null
+  | ReadonlyArray<unknown>
+  | ((...args: never) => unknown)
+  | Duration.Duration
+  | Schedule.Schedule<any, any, any, any>
+type FieldOf<S> = S extends Whole ? never : S extends object ? keyof S : never
+type At<S, K> = S extends Whole ? never : S extends object ? K extends keyof S ? NonNullable<S[K]> : never : never

@@ -71,7 +71,7 @@ const counting = (address: string, answers: Answers) =>
 const discovery = Discovery.layerStatic({ users: [a], pair: [a, b] })
 
 const clientOf = <const P extends ClientStack.Options>(
-  policy: P,
+  policy: ClientStack.Exact<P>,
   options: Partial<Client.ClientOptions<string, P, {}>> = {}
 ) => Client.make(Users, { target: "users", policy, ...options }).pipe(Effect.provide(discovery))
 

@@ -1,8 +1,9 @@
 /** What must and must not compile of stacks, specs and profiles: checked by the compiler, run by nobody. */
-import { Effect } from "effect"
+import { Duration, Effect, Schedule } from "effect"
 import { RpcGroup } from "effect/rpc"
 import * as Client from "../../src/client/Client.ts"
 import type * as CallError from "../../src/contract/CallError.ts"
+import * as Outcome from "../../src/contract/Outcome.ts"
 import * as Bulkhead from "../../src/policy/Bulkhead.ts"
 import * as CircuitBreaker from "../../src/policy/CircuitBreaker.ts"
 import * as Policy from "../../src/policy/Policy.ts"
@@ -69,6 +70,35 @@ export const clients = [
   Client.make(Nothing, { target: "t", policy: { ...Profiles.batch, timeout: "2 seconds", bulkhead: undefined } }),
   // @ts-expect-error a client has one retry
   Client.make(Nothing, { target: "t", policy: { retry: [{ attempts: 2 }, { attempts: 3 }] } }),
+  // @ts-expect-error a field no slot has
+  Client.make(Nothing, { target: "t", policy: { retry: { attempts: 2, tries: 3 } } }),
+  // @ts-expect-error nor deeper
+  Client.make(Nothing, { target: "t", policy: { circuitBreaker: { halfOpen: { probes: 2, leases: 1 } } } }),
+  // @ts-expect-error nor one of another alternative
+  Client.make(Nothing, { target: "t", policy: { circuitBreaker: { window: { calls: 10, bucket: 1 } } } }),
+  // @ts-expect-error nor a description of a backoff
+  Client.make(Nothing, { target: "t", policy: { retry: { backoff: { kind: "constant", base: 1, top: 2 } } } }),
+  // @ts-expect-error a slot nobody knows
+  Client.make(Nothing, { target: "t", policy: { timeout: 1, bulkheads: { limit: 1 } } }),
+  Client.make(Nothing, {
+    target: "t",
+    policy: {
+      retry: {
+        backoff: Schedule.exponential(100),
+        budget: { ratio: 0.2 },
+        retryIf: (n: number) => n > 1,
+        discard: () => Effect.void
+      },
+      circuitBreaker: {
+        openFor: Schedule.spaced(100),
+        window: { calls: 10, maxAge: 1 },
+        classify: () => Outcome.ignored
+      },
+      rateLimiter: { limit: 1, window: Duration.seconds(1), maxWait: [1, 2] },
+      adaptiveLimiter: { rejection: { from: 1, to: 2 } },
+      timeout: Duration.seconds(1)
+    }
+  }),
   // @ts-expect-error and hedges are the loop's
   Client.make(Nothing, { target: "t", policy: { hedge: { attempts: 3 } } })
 ]
