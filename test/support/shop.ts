@@ -82,5 +82,5 @@ export const sorted = (spans: ReadonlyArray<ReadableSpan>) => {
   }
 }
 
-export const eventsOf = (span: ReadableSpan) =>
+export const eventsOf = (span: ReadableSpan): ReadonlyArray<Readonly<Record<string, unknown>>> =>
   span.events.filter(({ name }) => name !== "exception").map(({ attributes = {}, name }) => ({ name, ...attributes }))
