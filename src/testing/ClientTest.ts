@@ -10,8 +10,8 @@
  * Payloads and answers pass the codec, errors are the contract's, the policy is
  * whole: with `TestClock.adjust` a deadline passes and a circuit recovers. What a
  * dependency does badly, its handlers do: fail, die, wait, refuse with
- * `Server.refuse`. Each client has a world of its own, with as many servers as it
- * asks for.
+ * `Server.refuse`; what the network does, a script of `faults` does. Each client
+ * has a world of its own, with as many servers as it asks for.
  */
 import type * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
@@ -25,6 +25,8 @@ import type * as ClientStack from "../client/ClientStack.ts"
 import * as Options from "../contract/Options.ts"
 import * as Server from "../server/Server.ts"
 import * as InMemory from "../transport/InMemory.ts"
+import * as Chaos from "./Chaos.ts"
+import type * as FaultScript from "./FaultScript.ts"
 
 export interface ClientTestOptions<
   Tag extends string,
@@ -35,13 +37,16 @@ export interface ClientTestOptions<
   readonly target?: string | undefined
   /** How many endpoints serve the handlers: an integer `>= 1`. Default 1. */
   readonly endpoints?: number | undefined
+  /** What goes wrong between the client and its servers, from when it was made. Default nothing. */
+  readonly faults?: FaultScript.Input | undefined
 }
 
 /**
  * Creates a client of handlers, the group's own `toLayer`, for the life of the
  * scope. What they need besides, the test provides.
  *
- * Dies with a `RangeError` on what `Client.make` and `Server.make` die on.
+ * Dies with a `RangeError` on what `Client.make` and `Server.make` die on, and of
+ * a script that cannot be read.
  */
 export const make = <
   R extends Rpc.Any,
@@ -55,11 +60,14 @@ export const make = <
   options: ClientTestOptions<R["_tag"], P, M> = {}
 ): Effect.Effect<Client.Client<R, P, M>, HE, Rpc.Middleware<R> | HR | Scope.Scope> =>
   Effect.gen(function*() {
-    const { endpoints = 1, target = "test", ...rest } = options
+    const { endpoints = 1, faults, target = "test", ...rest } = options
     Options.integer("ClientTest.make", "endpoints", endpoints, 1)
     const addresses = Array.from({ length: endpoints }, (_, n) => `memory://${target}-${n + 1}`)
+    const transport = faults === undefined
+      ? InMemory.layer
+      : Layer.orDie(Layer.provide(Chaos.layer(faults), InMemory.layer))
     const world = yield* Layer.build(
-      Layer.mergeAll(InMemory.layer, Discovery.layerStatic({ [target]: addresses }), handlers)
+      Layer.mergeAll(transport, Discovery.layerStatic({ [target]: addresses }), handlers)
     )
     return yield* Effect.gen(function*() {
       for (const listen of addresses) {
