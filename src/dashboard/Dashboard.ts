@@ -47,7 +47,7 @@ export interface DashboardOptions<R = never> {
   /** Between two snapshots. Default 1 second. */
   readonly interval?: Duration.Input | undefined
   /** More routes of the same server, such as `/metrics`. */
-  readonly routes?: Layer.Layer<never, never, HttpRouter.HttpRouter | R> | undefined
+  readonly routes?: Layer.Layer<never, never, R> | undefined
 }
 
 const defaultPort = 7077
@@ -85,7 +85,7 @@ export const routes = (
  */
 export const make = <R = never>(
   options: DashboardOptions<R> = {}
-): Effect.Effect<Dashboard["Service"], DashboardError, Snapshot | R | Scope.Scope> =>
+): Effect.Effect<Dashboard["Service"], DashboardError, Snapshot | Exclude<R, HttpRouter.HttpRouter> | Scope.Scope> =>
   Effect.gen(function*() {
     const { host = "127.0.0.1", hosts = [], interval, port } = options
     const where = "Dashboard.make"
@@ -103,12 +103,13 @@ export const make = <R = never>(
       HttpRouter.serve(app, { disableLogger: true, disableListenLog: true })
         .pipe(Layer.provide(Layer.succeed(HttpServer.HttpServer, server)))
     )
-    return { url: HttpServer.formatAddress(server.address) }
+    return { url: `${HttpServer.formatAddress(server.address)}/` }
   }) as never
 
 export const layer = <R = never>(
   options: DashboardOptions<R> = {}
-): Layer.Layer<Dashboard, DashboardError, Snapshot | R> => Layer.effect(Dashboard, make(options)) as never
+): Layer.Layer<Dashboard, DashboardError, Snapshot | Exclude<R, HttpRouter.HttpRouter>> =>
+  Layer.effect(Dashboard, make(options)) as never
 
 const loopback = ["localhost", "127.0.0.1", "[::1]"]
 

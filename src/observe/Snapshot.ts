@@ -222,11 +222,11 @@ export const layer: Layer.Layer<Snapshot> = Layer.effect(
         }),
       observe: (name) =>
         Effect.acquireRelease(
-          Effect.withFiber((fiber) => {
-            const part = parts.get(name) ?? new Observed(name, hub, Timer.now(fiber))
+          Effect.sync(() => {
+            const part = parts.get(name) ?? new Observed(name, hub)
             parts.set(name, part)
             part.observers++
-            return Effect.succeed(part)
+            return part
           }),
           (part) =>
             Effect.sync(() => {
@@ -267,14 +267,13 @@ class Observed implements Observe.Observer {
   private readonly name: string
   private readonly hub: Hub.Hub<Event>
   private readonly registered = new Set<Policy.Registered>()
-  private readonly calls: Series.Series
+  private readonly calls = new Series.Series()
   private readonly methods = new Series.Table(maxSeries)
   private readonly endpoints = new Series.Table(maxSeries)
 
-  constructor(name: string, hub: Hub.Hub<Event>, nowMillis: number) {
+  constructor(name: string, hub: Hub.Hub<Event>) {
     this.name = name
     this.hub = hub
-    this.calls = new Series.Series(nowMillis)
   }
 
   readonly policies: Policy.Registry = {
@@ -358,7 +357,7 @@ class Observed implements Observe.Observer {
     const { address, connection, name, target } = self
     // A policy of an endpoint bears its name.
     const own = policies.filter((policy) => target === null ? policy.name.endsWith(name) : policy.name === name)
-    const series = this.endpoints.get(address) ?? new Series.Series(nowMillis)
+    const series = this.endpoints.get(address) ?? new Series.Series()
     const { attempts: _, ...figures } = series.figures(nowMillis)
     return {
       address,

@@ -127,7 +127,7 @@ export const script = String.raw`"use strict";
   };
 
   const bars = () => {
-    const height = 46;
+    const height = 40;
     const node = svg(seconds, height, "", ["bars", "bars-failed"]);
     const [answered, failed] = node.children;
     return {
@@ -203,12 +203,10 @@ export const script = String.raw`"use strict";
     };
   };
 
-  const reasonOf = (item) => {
-    const [last] = item.reasons;
-    return last === undefined ? "" : last.reason + " ×" + last.count + ", " + ago(last.agoMillis) + " ago";
-  };
-  const reasonsOf = (item) =>
-    item.reasons.map((r) => r.reason + " ×" + r.count + ", " + ago(r.agoMillis) + " ago").join("\n");
+  const counted = (reason) =>
+    reason.reason + " ×" + reason.count + (reason.agoMillis < 10000 ? "" : ", " + ago(reason.agoMillis) + " ago");
+  const reasonOf = (item) => item.reasons.slice(0, 1).map(counted).join("");
+  const reasonsOf = (item) => item.reasons.map(counted).join("\n");
 
   const methodRow = (method) => {
     const name = el("span", { class: "name" });
@@ -254,7 +252,7 @@ export const script = String.raw`"use strict";
       update: (endpoint) => {
         const { breaker, target } = endpoint;
         name.title = (target === null ? "" : target + " at ") + endpoint.address;
-        say(badge, breaker === null ? "no breaker" : breaker.state);
+        say(badge, breaker === null ? "none" : breaker.state);
         set(badge, "data-tone", breaker === null ? "plain" : toneOfState(breaker.state));
         set(badge, "title", breaker === null ? null : "for " + ago(breaker.forMillis) + (breaker.why ? ": " + breaker.why : ""));
         set(node, "data-state", breaker === null ? "" : breaker.state);
@@ -322,10 +320,9 @@ export const script = String.raw`"use strict";
     const legend = el("figcaption", {}, [good, bad, "calls per second, last minute"]);
     const shared = ["in flight", "/s", "success", "p50", "p99", "last minute"];
     const endpoints = table("endpoints of " + part.name, ["endpoint", "breaker"].concat(shared), endpointRow);
-    endpoints.node.querySelectorAll("th")[1].style.textAlign = "left";
+    endpoints.node.querySelectorAll("th")[1].className = "state";
     const methods = table("methods of " + part.name, ["method"].concat(shared), methodRow);
     const budgetList = el("ul", { class: "budgets" });
-    budgetList.style.padding = "8px 0 0";
     const budgets = list(budgetList, budgetRow);
     const summary = el("summary");
     const policyList = el("ol", { class: "policies" });
@@ -357,7 +354,9 @@ export const script = String.raw`"use strict";
         endpoints.update(part.endpoints, keyOf);
         methods.node.hidden = part.methods.length === 0;
         methods.update(part.methods, (method) => method.name);
-        budgets(part.budgets, (budget) => budget.name);
+        // One that nobody has earned or spent anything in says nothing.
+        const used = part.budgets.filter((budget) => budget.balance + budget.granted + budget.refused > 0);
+        budgets(used, (budget) => budget.name);
         details.hidden = part.policies.length === 0;
         say(summary, part.policies.length + (part.policies.length === 1 ? " policy" : " policies"));
         // Several may have one name: those of methods with slots of their own.

@@ -32,13 +32,15 @@ ol { list-style: none; }
 .bar { display: flex; align-items: center; gap: 12px; padding: 10px 0; }
 .bar #uptime { margin-left: auto; }
 .pill, .badge {
-  display: inline-flex; align-items: center; gap: 5px; border-radius: 99px; padding: 1px 9px 1px 7px;
-  font-size: 12px; font-weight: 600; white-space: nowrap; background: var(--soft); color: var(--dim);
+  display: inline-flex; align-items: center; gap: 5px; border-radius: 99px; padding: 0 9px 0 7px; height: 20px;
+  font-size: 12px; font-weight: 600; white-space: nowrap; vertical-align: top;
 }
+.badge { height: 18px; font-size: 11.5px; }
 .pill::before, .badge::before { content: ""; width: 8px; height: 8px; border-radius: 50%; background: currentColor; }
 .badge[data-tone="bad"]::before { border-radius: 1px; }
 .badge[data-tone="fair"]::before { background: linear-gradient(90deg, currentColor 50%, transparent 50%); box-shadow: inset 0 0 0 1.5px currentColor; }
-.badge[data-tone="plain"]::before { background: none; box-shadow: inset 0 0 0 1.5px currentColor; }
+.badge[data-tone="plain"] { color: var(--dim); font-weight: 400; padding-left: 0; }
+.badge[data-tone="plain"]::before { display: none; }
 [data-tone="good"].pill, [data-tone="good"].badge { background: var(--good-soft); color: var(--good); }
 [data-tone="fair"].pill, [data-tone="fair"].badge { background: var(--fair-soft); color: var(--fair); }
 [data-tone="bad"].pill, [data-tone="bad"].badge { background: var(--bad-soft); color: var(--bad); }
@@ -47,7 +49,7 @@ ol { list-style: none; }
 body[data-stale] #parts { opacity: 0.45; }
 .card { background: var(--card); border: 1px solid var(--line); border-radius: 10px; padding: 12px 14px; min-width: 0; }
 .part { container-type: inline-size; }
-.part > header { display: flex; align-items: baseline; gap: 8px; margin-bottom: 8px; }
+.part > header { display: flex; align-items: baseline; gap: 8px; margin-bottom: 4px; }
 .part > header .dim { font-size: 12px; }
 
 .now { display: grid; grid-template-columns: 1.5fr repeat(5, 1fr); gap: 2px 10px; }
@@ -60,7 +62,7 @@ dd[data-tone="fair"], td[data-tone="fair"] { color: var(--fair); }
 dd[data-tone="bad"], td[data-tone="bad"] { color: var(--bad); font-weight: 600; }
 
 .chart { margin: 8px 0 2px; }
-.chart svg { display: block; width: 100%; height: 46px; background: linear-gradient(var(--line), var(--line)) bottom / 100% 1px no-repeat; }
+.chart svg { display: block; width: 100%; height: 40px; background: linear-gradient(var(--line), var(--line)) bottom / 100% 1px no-repeat; }
 .chart figcaption { display: flex; gap: 12px; flex-wrap: wrap; color: var(--dim); font-size: 11px; padding-top: 2px; }
 .chart i { display: inline-block; width: 8px; height: 8px; border-radius: 2px; margin-right: 4px; background: var(--bars); }
 .chart i.failed { background: var(--bad); }
@@ -69,22 +71,28 @@ dd[data-tone="bad"], td[data-tone="bad"] { color: var(--bad); font-weight: 600; 
 
 .tables { display: grid; gap: 0 24px; }
 @container (min-width: 1000px) { .tables { grid-template-columns: 1fr 1fr; } }
-table { width: 100%; border-collapse: collapse; margin-top: 8px; align-self: start; }
+table { width: 100%; border-collapse: collapse; margin-top: 6px; align-self: start; }
 th { font-size: 11px; font-weight: 400; color: var(--dim); text-align: right; padding: 2px 0 2px 8px; white-space: nowrap; }
-td { text-align: right; padding: 4px 0 4px 8px; white-space: nowrap; border-top: 1px solid var(--line); vertical-align: top; height: 30px; }
+td { text-align: right; padding: 3px 0 3px 8px; white-space: nowrap; border-top: 1px solid var(--line); vertical-align: top; line-height: 18px; }
 th:first-child, td:first-child { text-align: left; padding-left: 0; width: 99%; max-width: 0; }
 td .name { display: block; overflow: hidden; text-overflow: ellipsis; font-weight: 600; }
 td .address { font-family: var(--mono); font-size: 12px; font-weight: 400; }
-td .sub { display: block; overflow: hidden; text-overflow: ellipsis; color: var(--dim); font-size: 11.5px; line-height: 1.3; }
+td .sub {
+  display: block; width: max-content; max-width: 420px; overflow: hidden; text-overflow: ellipsis;
+  color: var(--dim); font-size: 11.5px; line-height: 15px;
+}
+tr[data-state="Open"] .sub, tr[data-state="ForcedOpen"] .sub { color: var(--bad); }
+tr[data-state="HalfOpen"] .sub, tr[data-state="Recovering"] .sub { color: var(--fair); }
 td .sub:empty { display: none; }
-td.state { text-align: left; width: 104px; }
+td.state, th.state { text-align: left; }
+td.state { min-width: 92px; }
 td.line { width: 96px; padding-left: 10px; }
-td.line svg { display: block; width: 84px; height: 22px; margin-left: auto; overflow: visible; }
+td.line svg { display: block; width: 84px; height: 20px; margin-left: auto; overflow: visible; }
 .band { fill: var(--mark-soft); }
 .p99 { fill: none; stroke: var(--mark); stroke-width: 1.5; vector-effect: non-scaling-stroke; stroke-linejoin: round; }
 .ticks { fill: var(--bad); }
 
-.budgets { display: flex; flex-wrap: wrap; gap: 4px 16px; margin-top: 8px; padding-top: 8px; border-top: 1px solid var(--line); font-size: 12px; }
+.budgets { list-style: none; padding: 0; margin-bottom: 0; display: flex; flex-wrap: wrap; gap: 4px 16px; margin-top: 6px; padding-top: 8px; border-top: 1px solid var(--line); font-size: 12px; }
 .budgets:empty { display: none; }
 .budgets li { display: flex; align-items: center; gap: 8px; }
 .budgets meter { width: 72px; height: 10px; }
@@ -97,7 +105,7 @@ summary { cursor: pointer; color: var(--dim); }
 .ticker { margin-top: 12px; }
 .ticker header { display: flex; align-items: baseline; flex-wrap: wrap; gap: 2px 16px; }
 .ticker label { color: var(--dim); font-size: 12px; display: inline-flex; gap: 6px; align-items: center; margin-left: auto; }
-#events { margin-top: 6px; max-height: 232px; overflow-y: auto; }
+#events { margin-top: 4px; max-height: 232px; overflow-y: auto; }
 #events li { display: grid; grid-template-columns: 62px 76px minmax(0, 15em) minmax(0, 1fr) auto; gap: 10px; padding: 2px 0; border-top: 1px solid var(--line); align-items: baseline; }
 #events li:first-child { border-top: 0; }
 #events li.dim { display: block; }
@@ -122,7 +130,8 @@ a { color: var(--mark); }
   tr { display: grid; grid-template-columns: repeat(5, minmax(0, 1fr)); gap: 0 8px; padding: 6px 0; border-top: 1px solid var(--line); }
   td, td:first-child { display: block; border: 0; padding: 0; height: auto; width: auto; max-width: none; text-align: left; }
   td:first-child { grid-column: 1 / 4; }
-  td.state { grid-column: 4 / 6; grid-row: 1; text-align: right; width: auto; }
+  td .sub { width: auto; max-width: none; white-space: normal; }
+  td.state { grid-column: 4 / 6; grid-row: 1; text-align: right; min-width: 0; }
   td.line { grid-column: 4 / 6; grid-row: 1; width: auto; }
   tr.endpoint td:first-child { grid-column: 1 / 4; }
   tr.endpoint td.line { grid-column: 1 / 6; grid-row: 3; }

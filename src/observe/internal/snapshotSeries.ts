@@ -99,9 +99,9 @@ class Slot {
     let seen = 0
     for (let bucket = 0; bucket < buckets; bucket++) {
       for (const { counts } of held) seen += counts![bucket]!
-      if (seen >= rank) return Math.min(longest, upperEnd(bucket))
+      if (seen >= rank) return rounded(Math.min(longest, upperEnd(bucket)))
     }
-    return longest
+    return rounded(longest)
   }
 }
 
@@ -112,6 +112,23 @@ const bucketOf = (millis: number): number =>
 const upperEnd = (bucket: number): number =>
   bucket === buckets - 1 ? Infinity : shortestMillis * 2 ** ((bucket + 1) / perOctave)
 
+/** A thousandth is enough for everybody, and shorter to write. */
+const rounded = (value: number): number => Math.round(value * 1000) / 1000
+
+/** Of what was never used. */
+const none: Figures = {
+  rate: 0,
+  success: null,
+  p50Millis: null,
+  p99Millis: null,
+  attempts: null,
+  inFlight: 0,
+  total: 0,
+  failed: 0,
+  history: { ended: [], failed: [], p50Millis: [], p99Millis: [] },
+  reasons: []
+}
+
 /** Reasons kept of a series. */
 const maxReasons = 5
 
@@ -119,26 +136,22 @@ export class Series {
   inFlight = 0
   private total = 0
   private failures = 0
-  private readonly bornMillis: number
+  /** When it was first used. */
+  private bornMillis: number | undefined
   /** The present second since time 0. */
-  private present: number
+  private present = 0
   private readonly slots = Array.from({ length: windowSeconds }, () => new Slot())
   private readonly points: Array<Point> = []
   private readonly reasons = new Map<string, { count: number; atMillis: number }>()
-  private usedMillis: number
-
-  constructor(nowMillis: number) {
-    this.bornMillis = this.usedMillis = nowMillis
-    this.present = Math.floor(nowMillis / 1000)
-  }
+  private usedMillis = 0
 
   begin(nowMillis: number): void {
-    this.usedMillis = nowMillis
+    this.use(nowMillis)
     this.inFlight++
   }
 
   end(nowMillis: number, verdict: Verdict, durationMillis: number, attempts: number): void {
-    this.usedMillis = nowMillis
+    this.use(nowMillis)
     // One that began before anybody looked.
     if (this.inFlight > 0) this.inFlight--
     if (verdict === "ignored") return
@@ -159,23 +172,31 @@ export class Series {
     if (this.reasons.size > maxReasons) this.reasons.delete(this.reasons.keys().next().value!)
   }
 
+  private use(nowMillis: number): void {
+    this.usedMillis = nowMillis
+    if (this.bornMillis !== undefined) return
+    this.bornMillis = nowMillis
+    this.present = Math.floor(nowMillis / 1000)
+  }
+
   /** Since when nothing has happened; `undefined` while something is in flight. */
   idleSince(): number | undefined {
     return this.inFlight > 0 ? undefined : this.usedMillis
   }
 
   figures(nowMillis: number): Figures {
+    if (this.bornMillis === undefined) return none
     this.slotAt(nowMillis)
     const sum = (of: (slot: Slot) => number) => this.slots.reduce((total, slot) => total + of(slot), 0)
     const ended = sum((slot) => slot.ended)
     const from = Math.max(this.bornMillis, (this.present - windowSeconds + 1) * 1000)
     return {
       // Of less than a second nobody can say what a second brings.
-      rate: ended / Math.max(1, (nowMillis - from) / 1000),
+      rate: rounded(ended / Math.max(1, (nowMillis - from) / 1000)),
       success: ended === 0 ? null : 1 - sum((slot) => slot.failed) / ended,
       p50Millis: Slot.quantile(this.slots, 0.5),
       p99Millis: Slot.quantile(this.slots, 0.99),
-      attempts: ended === 0 ? null : sum((slot) => slot.attempts) / ended,
+      attempts: ended === 0 ? null : rounded(sum((slot) => slot.attempts) / ended),
       inFlight: this.inFlight,
       total: this.total,
       failed: this.failures,
@@ -257,7 +278,7 @@ export class Table {
       if (shared !== undefined) return shared
       name = overflow
     }
-    const series = new Series(nowMillis)
+    const series = new Series()
     this.series.set(name, series)
     return series
   }
