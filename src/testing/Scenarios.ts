@@ -62,7 +62,13 @@ const scenario = <const P extends Readonly<Record<string, Parameter>>>(
   const build = (given: Readonly<Record<string, number | undefined>> = {}): Simulator.Situation => {
     const values: Record<string, number> = {}
     for (const field of Object.keys(given)) {
-      Options.check(field in parameters, `Scenarios.${name}`, field, `one of ${Object.keys(parameters).join(", ")}`, field)
+      Options.check(
+        field in parameters,
+        `Scenarios.${name}`,
+        field,
+        `one of ${Object.keys(parameters).join(", ")}`,
+        field
+      )
     }
     for (const [field, parameter] of Object.entries(parameters)) {
       values[field] = Options.finite(`Scenarios.${name}`, field, given[field] ?? parameter.default, 0)

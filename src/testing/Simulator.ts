@@ -37,9 +37,11 @@ import type * as CallEvent from "../contract/CallEvent.ts"
 import * as Options from "../contract/Options.ts"
 import * as Timer from "../contract/Timer.ts"
 import type * as PolicySpec from "../policy/PolicySpec.ts"
+import * as FaultScript from "./FaultScript.ts"
 import * as Arrivals from "./internal/simArrivals.ts"
 import * as Draw from "./internal/simDraw.ts"
 import * as Read from "./internal/simRead.ts"
+import type { Quantiles, Result, Row, TierTotals, Transition } from "./internal/simResult.ts"
 import * as Stats from "./internal/simStats.ts"
 import * as System from "./internal/simSystem.ts"
 import { World } from "./internal/simTime.ts"
@@ -57,6 +59,9 @@ export type {
   Time,
   Which
 } from "./internal/simRead.ts"
+export { chart, html, table } from "./internal/simReport.ts"
+export type { Chart } from "./internal/simReport.ts"
+export type { Quantiles, Result, Row, TierTotals, Totals, Transition } from "./internal/simResult.ts"
 
 /** What a policy is put into: everything but the policy. */
 export interface Situation {
@@ -64,7 +69,13 @@ export interface Situation {
   readonly clients?: number | Read.ClientsOptions | undefined
   readonly arrivals: Read.ArrivalsOptions
   readonly dependency: Read.Dependency
+  /** What goes wrong with the servers. */
   readonly scenario?: Read.Scenario | undefined
+  /**
+   * What goes wrong between the clients and the first tier: the script that `Chaos` and `ChaosProxy` run too. Refused are
+   * faults of bytes (`bandwidth`, `slice`, `corrupt`, `limit`), for simulated requests have none.
+   */
+  readonly faults?: FaultScript.Input | undefined
   /** How long calls are made. What is in flight then has a minute more to end. */
   readonly horizon: Read.Time
   /** Length of a row of the time series. Default: a hundredth of the horizon, in whole 100 ms. */
@@ -76,8 +87,8 @@ export interface SimulatorOptions extends Situation {
   readonly bindings?: PolicySpec.Bindings | undefined
   /** Default 1. */
   readonly seed?: string | number | undefined
-  /** Is told how far it is: the share of the horizon, and calls made. Called outside virtual time, once per interval. */
-  readonly progress?: ((share: number, calls: number) => void) | undefined
+  /** Is told how far it is, once per interval and outside virtual time: the share of the horizon, and calls made. */
+  readonly progress?: ((share: number, calls: number) => Effect.Effect<void>) | undefined
 }
 
 /** What a client has where it is told nothing: `ClientStack`'s retry, breaker and timeout. */
@@ -89,131 +100,6 @@ export const defaultPolicy = {
   circuitBreaker: {},
   timeout: "2 seconds"
 } as const satisfies PolicySpec.PolicySpec
-
-/** Latencies in milliseconds, within half a per cent; 0 where there are none. */
-export interface Quantiles {
-  readonly p50: number
-  readonly p90: number
-  readonly p99: number
-  readonly p999: number
-  readonly mean: number
-  readonly max: number
-}
-
-/** One interval. Rates are per second. */
-export interface Row {
-  /** When it begins, in milliseconds. */
-  readonly at: number
-  /** Calls made. */
-  readonly offered: number
-  /** Calls answered. */
-  readonly goodput: number
-  /** Calls that failed. */
-  readonly failed: number
-  /** Attempts sent. */
-  readonly attempts: number
-  /** Picks that a policy rejected before anything was sent. */
-  readonly rejected: number
-  /** Of the calls made in the interval, the share that was answered in the end; absent if none was made. */
-  readonly success: number | undefined
-  /** Latencies of the calls that were answered in the interval. */
-  readonly p50: number
-  readonly p99: number
-  /** At its end: attempts that wait for an answer, requests that wait for a worker, and requests being worked on. */
-  readonly inFlight: number
-  readonly queued: number
-  readonly running: number
-  /** Circuits by state, on average over the interval. */
-  readonly circuits: Readonly<Record<Stats.State, number>>
-}
-
-/** What became of the attempts of one tier. */
-export interface TierTotals {
-  readonly attempts: number
-  readonly retries: number
-  readonly hedges: number
-  /** Attempts per call made of it. */
-  readonly amplification: number
-  /** Requests that reached a server, and those it refused because its queue was full. */
-  readonly arrived: number
-  readonly refused: number
-  /** Milliseconds workers were busy, and the share of them that answered nobody. */
-  readonly busyMillis: number
-  readonly wasted: number
-}
-
-export interface Totals {
-  /** Calls made by the clients; with a fan-out, each of its calls. */
-  readonly calls: number
-  readonly answered: number
-  readonly failed: number
-  /** Calls that had not ended a minute after the last one was made. */
-  readonly pending: number
-  /** Share of the calls that were answered. */
-  readonly success: number
-  /** Calls made, calls answered and attempts sent per second of the horizon. */
-  readonly offeredPerSecond: number
-  readonly goodputPerSecond: number
-  readonly attemptsPerSecond: number
-  /** Attempts sent per call; of all tiers together in `tiers`. */
-  readonly amplification: number
-  readonly attempts: number
-  readonly retries: number
-  readonly hedges: number
-  /** The share of the servers' work, in all tiers, that answered nobody. */
-  readonly wasted: number
-  /** Why calls failed: the tag of the reason, most frequent first. */
-  readonly failures: Readonly<Record<string, number>>
-  /** Picks that a policy rejected before anything was sent, by reason. */
-  readonly rejections: Readonly<Record<string, number>>
-  /** Answers of a fallback or a cache. */
-  readonly substituted: number
-  /** Of the calls that were answered, and of all that ended. With a fan-out: of arrivals, until the last call ended. */
-  readonly latency: Quantiles
-  readonly latencyOfAll: Quantiles
-  /**
-   * How long after the scenario's end calls made were answered again as often as before it (90 % of that share, for five
-   * intervals); `null` for not within the horizon, `undefined` without a scenario.
-   */
-  readonly recoveryMillis: number | null | undefined
-  /** Share of calls answered that were made before the scenario began, while it lasted, and after its end. */
-  readonly successBefore: number | undefined
-  readonly successDuring: number | undefined
-  readonly successAfter: number | undefined
-  readonly transitions: number
-  /** Trips: transitions to `Open` from any other state. */
-  readonly trips: number
-}
-
-/** A circuit that moved. */
-export interface Transition {
-  readonly at: number
-  readonly client: number
-  readonly policy: string
-  readonly from: string
-  readonly to: string
-  readonly why: string
-}
-
-export interface Result {
-  readonly policy: string
-  readonly scenario: string | undefined
-  readonly seed: string | number
-  readonly horizonMillis: number
-  readonly intervalMillis: number
-  /** When the scenario begins and ends. */
-  readonly disturbance: { readonly from: number; readonly until: number } | undefined
-  readonly clients: number
-  readonly servers: number
-  readonly totals: Totals
-  /** Outermost first. */
-  readonly tiers: ReadonlyArray<TierTotals>
-  readonly series: ReadonlyArray<Row>
-  /** The first thousand; `totals.transitions` counts all. */
-  readonly transitions: ReadonlyArray<Transition>
-  /** Timers still live when all clients had closed: 0. */
-  readonly timers: number
-}
 
 const where = "Simulator.run"
 const maxTransitions = 1000
@@ -241,14 +127,42 @@ interface Settings {
   readonly interval: number
   readonly clients: number
   readonly fanOut: number
-  readonly keys: number
+  readonly keys: number | undefined
+  readonly method: string
   readonly idempotent: boolean
   readonly arrivals: Arrivals.Plan
   readonly tier: Read.TierPlan
   readonly scenario: Read.ScenarioPlan
 }
 
-const settings = (options: SimulatorOptions): Settings => {
+const ofBytes: ReadonlySet<FaultScript.Kind> = new Set(["bandwidth", "slice", "corrupt", "limit"])
+
+/** The script, if every fault of it means something here. */
+const readFaults = (faults: FaultScript.Input | undefined) =>
+  faults === undefined ?
+    Effect.succeed(undefined) :
+    Effect.tap(FaultScript.from(faults), ({ phases }) =>
+      Effect.sync(() => {
+        for (const { fault, name } of phases) {
+          Options.check(
+            !ofBytes.has(fault.kind),
+            where,
+            `faults: phase ${name}: kind`,
+            "a fault of messages or connections: simulated requests have no bytes",
+            fault.kind
+          )
+        }
+      }))
+
+/** A scenario that lasts as long as the faults too. */
+const lasting = (scenario: Read.ScenarioPlan, faults: FaultScript.Script | undefined): Read.ScenarioPlan =>
+  faults === undefined ? scenario : {
+    ...scenario,
+    from: Math.min(scenario.from ?? Infinity, ...faults.phases.map((phase) => phase.fromMillis)),
+    until: Math.max(scenario.until ?? 0, faults.endMillis)
+  }
+
+const settings = (options: SimulatorOptions, faults: FaultScript.Script | undefined): Settings => {
   const clients = typeof options.clients === "object" ? options.clients : { count: options.clients }
   const horizon = Read.millis(where, "horizon", options.horizon, false)
   const interval = options.interval === undefined
@@ -256,17 +170,24 @@ const settings = (options: SimulatorOptions): Settings => {
     : Read.millis(where, "interval", options.interval, false)
   const count = Options.integer(where, "clients.count", clients.count ?? 1, 1, 100_000)
   const tier = Read.dependency(where, options.dependency)
-  Options.check(horizon / interval <= 100_000, where, "interval", "at least a hundred thousandth of the horizon", interval)
+  Options.check(
+    horizon / interval <= 100_000,
+    where,
+    "interval",
+    "at least a hundred thousandth of the horizon",
+    interval
+  )
   return {
     horizon,
     interval,
     clients: count,
     fanOut: Options.integer(where, "clients.fanOut", clients.fanOut ?? 1, 1, 10_000),
-    keys: Options.integer(where, "clients.keys", clients.keys ?? 1, 1),
+    keys: clients.keys === undefined ? undefined : Options.integer(where, "clients.keys", clients.keys, 1),
+    method: clients.method ?? "Sim.Call",
     idempotent: clients.idempotent !== false,
     arrivals: Read.arrivals(where, options.arrivals),
     tier,
-    scenario: Read.scenario(where, options.scenario, Read.tiers(tier), count)
+    scenario: lasting(Read.scenario(where, options.scenario, Read.tiers(tier), count), faults)
   }
 }
 
@@ -310,9 +231,9 @@ class Run {
 
   private readonly options: SimulatorOptions
 
-  constructor(options: SimulatorOptions) {
+  constructor(options: SimulatorOptions, faults: FaultScript.Script | undefined) {
     this.options = options
-    this.settings = settings(options)
+    this.settings = settings(options, faults)
     const rows = Math.ceil(this.settings.horizon / this.settings.interval)
     this.madeIn = new Float64Array(rows)
     this.answeredIn = new Float64Array(rows)
@@ -332,9 +253,16 @@ class Run {
   readonly isOver = (): boolean => this.open === 0
 
   receiver(tier: number, client: number): CallEvent.Receiver {
+    const { faults } = this.options
     return {
       event: (event) => {
         switch (event._tag) {
+          case "AttemptStarted":
+            if (tier === 0 && faults !== undefined) this.sent(event.call)
+            break
+          case "AttemptEnded":
+            if (tier === 0 && faults !== undefined) this.system.levels[0]!.attempts.inFlight--
+            break
           case "Transition":
             if (tier === 0) this.move({ ...event, at: Stats.round(event.atMillis), client })
             break
@@ -348,6 +276,14 @@ class Run {
         }
       }
     }
+  }
+
+  private sent({ attempt, hedge }: CallContext.CallContext): void {
+    const { attempts } = this.system.levels[0]!
+    attempts.sent++
+    attempts.inFlight++
+    if (hedge) attempts.hedges++
+    else if (attempt > 1) attempts.retries++
   }
 
   private move({ at, client, from, policy, to, why }: Transition): void {
@@ -369,7 +305,9 @@ class Run {
 
   private arrive(ended: () => void): void {
     const { clients } = this.system
-    const client = clients.length === 1 ? clients[0]! : clients[Math.floor(this.turns.nextDoubleUnsafe() * clients.length)]!
+    const client = clients.length === 1
+      ? clients[0]!
+      : clients[Math.floor(this.turns.nextDoubleUnsafe() * clients.length)]!
     const at = this.world.now
     let left = this.settings.fanOut
     let good = true
@@ -411,7 +349,9 @@ class Run {
       done(succeeded)
     }
     const keyed = client.keyed
-      ? CallContext.annotate(client.call, { key: `k${Math.floor(this.keys.nextDoubleUnsafe() * this.settings.keys)}` })
+      ? CallContext.annotate(client.call, {
+        key: `k${Math.floor(this.keys.nextDoubleUnsafe() * (this.settings.keys ?? 1))}`
+      })
       : client.call
     const fiber = Effect.runForkWith(client.context)(keyed)
     const exit = fiber.pollUnsafe()
@@ -534,12 +474,16 @@ const complete = <A, E>(world: World, effect: Effect.Effect<A, E>): Effect.Effec
 /**
  * Runs a simulation.
  *
- * Fails with a `SpecError` when the policy cannot be compiled; dies with a
- * `RangeError` on any other option that makes no sense.
+ * Fails with a `SpecError` when the policy cannot be compiled and with a
+ * `ScriptError` when the faults cannot be read; dies with a `RangeError` on any
+ * other option that makes no sense.
  */
-export const run = (options: SimulatorOptions): Effect.Effect<Result, PolicySpec.SpecError> =>
+export const run = (
+  options: SimulatorOptions
+): Effect.Effect<Result, PolicySpec.SpecError | FaultScript.ScriptError> =>
   Effect.gen(function*() {
-    const run = new Run(options)
+    const faults = yield* readFaults(options.faults)
+    const run = new Run(options, faults)
     const { settings, world } = run
     const scope = yield* Scope.make()
     const system = yield* complete(
@@ -552,6 +496,9 @@ export const run = (options: SimulatorOptions): Effect.Effect<Result, PolicySpec
           bindings: options.bindings,
           clients: settings.clients,
           idempotent: settings.idempotent,
+          method: settings.method,
+          keyed: settings.keys !== undefined,
+          faults,
           plan: settings.tier,
           receiver: (tier, caller) => run.receiver(tier, caller)
         }),
@@ -563,9 +510,9 @@ export const run = (options: SimulatorOptions): Effect.Effect<Result, PolicySpec
     for (let index = 0; index < rows; index++) {
       world.advance(Math.min(settings.horizon, (index + 1) * settings.interval), () => false)
       run.row(index)
-      options.progress?.((index + 1) / rows, run.calls)
       // So that a long run can be interrupted, and others have their turn.
       yield* Effect.yieldNow
+      if (options.progress !== undefined) yield* options.progress((index + 1) / rows, run.calls)
     }
     world.advance(settings.horizon + graceMillis, run.isOver)
     yield* complete(world, Scope.close(scope, Exit.void))

@@ -59,14 +59,16 @@ export interface ClientsOptions {
   readonly fanOut?: number | undefined
   /** Whether the contract says that calls may be sent twice, where the policy says nothing. Default true. */
   readonly idempotent?: boolean | undefined
-  /** How many different keys calls have, for a policy with a cache: an integer `>= 1`. Default 1. */
+  /** How many different keys (`k0`, `k1`, …) calls have: an integer `>= 1`. Default: calls have none, but for a cache. */
   readonly keys?: number | undefined
+  /** The method that is called, for faults that name methods. Default `"Sim.Call"`. */
+  readonly method?: string | undefined
 }
 
 /** Servers that are called, and how they behave when nothing is wrong with them. */
 export interface Dependency {
-  /** How many: an integer `>= 1`. Default 1. */
-  readonly servers?: number | undefined
+  /** How many, an integer `>= 1`, or their addresses. Default 1. */
+  readonly servers?: number | ReadonlyArray<string> | undefined
   /** Requests each works on at a time: an integer `>= 1`, or `Infinity` (in a file `"unlimited"`). Default unlimited. */
   readonly concurrency?: number | "unlimited" | undefined
   /** How long work on one request takes. */
@@ -225,7 +227,7 @@ export const distribution = (where: string, field: string, latency: Latency): Dr
     where,
     field,
     "a duration, or one of uniform, exponential, normal, lognormal, pareto, mixture",
-    JSON.stringify(latency)
+    Object.keys(latency).join(", ")
   )
 }
 
@@ -307,6 +309,8 @@ export const failsAs = (where: string, field: string, given: FailsAs | undefined
 /** A tier, read. */
 export interface TierPlan {
   readonly servers: number
+  /** The addresses of its servers, where they were stated. */
+  readonly addresses: ReadonlyArray<string> | undefined
   readonly server: ServerOptions
   readonly network: Draw.Distribution
   readonly retryAfterMillis: number | undefined
@@ -321,8 +325,20 @@ export interface TierPlan {
     | undefined
 }
 
+const addresses = (where: string, field: string, given: ReadonlyArray<string>): ReadonlyArray<string> => {
+  Options.check(new Set(given).size === given.length, where, field, "addresses that differ", given)
+  return given
+}
+
 export const dependency = (where: string, given: Dependency, field = "dependency"): TierPlan => ({
-  servers: Options.integer(where, `${field}.servers`, given.servers ?? 1, 1, 10_000),
+  servers: Options.integer(
+    where,
+    `${field}.servers`,
+    typeof given.servers === "object" ? given.servers.length : given.servers ?? 1,
+    1,
+    10_000
+  ),
+  addresses: typeof given.servers === "object" ? addresses(where, `${field}.servers`, given.servers) : undefined,
   server: {
     concurrency: count(where, `${field}.concurrency`, given.concurrency, Infinity, 1),
     queue: count(where, `${field}.queue`, given.queue, 100, 0),

@@ -166,7 +166,11 @@ export class Server {
   lose(): void {
     this.life++
     this.running = 0
-    this.queue.length = this.head = this.gone = this.held.length = 0
+    this.queue.length =
+      this.head =
+      this.gone =
+      this.held.length =
+        0
   }
 
   private thaw(): void {

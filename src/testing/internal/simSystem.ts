@@ -11,18 +11,21 @@ import * as Effect from "effect/Effect"
 import * as Random from "effect/Random"
 import * as Rpc from "effect/rpc/Rpc"
 import * as RpcGroup from "effect/rpc/RpcGroup"
-import * as Schema from "effect/Schema"
 import * as Scheduler from "effect/Scheduler"
+import * as Schema from "effect/Schema"
 import type * as Scope from "effect/Scope"
 import * as Stream from "effect/Stream"
 import { Discovery } from "../../balancer/Discovery.ts"
 import * as Client from "../../client/Client.ts"
+import type * as ClientStack from "../../client/ClientStack.ts"
 import * as CallContext from "../../contract/CallContext.ts"
 import * as CallEvent from "../../contract/CallEvent.ts"
 import * as Contract from "../../contract/Contract.ts"
 import type * as Timer from "../../contract/Timer.ts"
 import * as PolicySpec from "../../policy/PolicySpec.ts"
 import { Transport } from "../../transport/Transport.ts"
+import * as Chaos from "../Chaos.ts"
+import type * as FaultScript from "../FaultScript.ts"
 import * as Draw from "./simDraw.ts"
 import * as Read from "./simRead.ts"
 import { type Fault, type Job, Server, type Work } from "./simServer.ts"
@@ -31,7 +34,7 @@ import type { World } from "./simTime.ts"
 
 /** A policy as it is simulated: what its client needs, and what stands around that. */
 interface Stack {
-  readonly options: Client.ClientOptions<"Sim.Call", any, {}>
+  readonly options: Client.ClientOptions<string, ClientStack.Options, {}>
   readonly group: RpcGroup.RpcGroup<any>
   readonly keyed: boolean
   /** A fallback and a cache, which a client has not. */
@@ -43,15 +46,19 @@ export const read = (
   spec: PolicySpec.PolicySpec,
   bindings: PolicySpec.Bindings | undefined,
   target: string,
+  method: string,
   idempotent: boolean
-): Effect.Effect<{ readonly make: Effect.Effect<Stack, PolicySpec.SpecError>; readonly breaks: boolean }, PolicySpec.SpecError> =>
+): Effect.Effect<
+  { readonly make: Effect.Effect<Stack, PolicySpec.SpecError>; readonly breaks: boolean },
+  PolicySpec.SpecError
+> =>
   Effect.gen(function*() {
     yield* PolicySpec.compile(spec, bindings)
     const read = yield* PolicySpec.read(spec)
     const stated = yield* PolicySpec.options(read, bindings)
     const known = spec.idempotent ?? idempotent
     let calls = 0
-    const rpc = Rpc.make("Call", { payload: Schema.Void, success: Schema.Void })
+    const rpc = Rpc.make(method, { payload: Schema.Void, success: Schema.Void })
       .annotate(Contract.Idempotent, known === "key" ? () => `call-${calls++}` : known)
     const { cache, fallback } = spec
     const options: Stack["options"] = {
@@ -72,10 +79,9 @@ export const read = (
       )
       return {
         options,
-        group: RpcGroup.make(rpc).prefix("Sim.") as RpcGroup.RpcGroup<any>,
+        group: RpcGroup.make(rpc) as RpcGroup.RpcGroup<any>,
         keyed: cache !== undefined,
-        around: <A, E>(self: Effect.Effect<A, E>) =>
-          outer === undefined ? self : outer.run(self) as Effect.Effect<A, E>
+        around: <A, E>(self: Effect.Effect<A, E>) => outer === undefined ? self : outer.run(self) as Effect.Effect<A, E>
       }
     })
     return { make, breaks: read.circuitBreaker !== undefined && read.circuitBreaker !== false }
@@ -105,6 +111,11 @@ export interface SystemOptions {
   readonly bindings: PolicySpec.Bindings | undefined
   readonly clients: number
   readonly idempotent: boolean
+  readonly method: string
+  /** Whether calls have keys. */
+  readonly keyed: boolean
+  /** What happens between the clients and the first tier. */
+  readonly faults: FaultScript.Script | undefined
   readonly plan: Read.TierPlan
   /** Who is told of a caller's events, at which tier. */
   readonly receiver: (tier: number, caller: number) => CallEvent.Receiver
@@ -121,7 +132,9 @@ const address = (tier: number, index: number): string => `sim://tier${tier}/serv
 
 /** Time and order of the world, for effects that belong to nobody. */
 export const contextOfWorld = (world: World): Context.Context<never> =>
-  Context.make(Clock.Clock, world as Clock.Clock).pipe(Context.add(Scheduler.Scheduler, world)) as Context.Context<never>
+  Context.make(Clock.Clock, world as Clock.Clock).pipe(Context.add(Scheduler.Scheduler, world)) as Context.Context<
+    never
+  >
 
 /** What a caller's effects find in the world. */
 const contextOf = (
@@ -162,11 +175,18 @@ export const make = (options: SystemOptions): Effect.Effect<System, PolicySpec.S
         return among[Math.floor(dice.nextDoubleUnsafe() * among.length)]!
       }
       const addresses = proxied ? [`sim://tier${number}/proxy`] : tier.hosts.map((host) => host.address)
-      const transport = tier.transport(caller, proxied ? route : undefined)
+      const servers = tier.transport(caller, proxied ? route : undefined)
+      const { faults, keyed, method } = options
+      const transport = faults === undefined || number > 0 ? servers : yield* Effect.orDie(Chaos.make(servers, faults))
       const context = contextOf(options, number, caller.index, transport, addresses)
-      const client = yield* Effect.provideContext(Client.make(stack.group, stack.options), context as Context.Context<any>)
-      const call = (client as unknown as { readonly Sim: { readonly Call: () => Effect.Effect<unknown, unknown> } }).Sim.Call
-      return { call: stack.around(Effect.suspend(call)), keyed: stack.keyed, context }
+      const client = yield* Effect.provideContext(
+        Client.make(stack.group, stack.options),
+        context as Context.Context<any>
+      )
+      const call = method.split(".").reduce<any>((node, segment) => node[segment], client) as () => Effect.Effect<
+        unknown
+      >
+      return { call: stack.around(Effect.suspend(call)), keyed: stack.keyed || (keyed && number === 0), context }
     })
 
     const build = (
@@ -176,6 +196,8 @@ export const make = (options: SystemOptions): Effect.Effect<System, PolicySpec.S
     ): Level => {
       const work: Work = { arrived: 0, refused: 0, busy: 0, useful: 0 }
       const attempts: Attempts = { sent: 0, hedges: 0, retries: 0, inFlight: 0 }
+      // What a fault keeps from the servers has been sent all the same: then the clients' events count.
+      const seen = options.faults === undefined || number > 0 ? attempts : { ...attempts }
       const servers = Array.from({ length: plan.servers }, (_, index) =>
         new Server(
           `server${index}`,
@@ -186,7 +208,7 @@ export const make = (options: SystemOptions): Effect.Effect<System, PolicySpec.S
           plan.calls === undefined ? undefined : (job, done) => beyond(number, index, job, done)
         ))
       const hosts = servers.map((server, index): Host => ({
-        address: address(number, index),
+        address: plan.addresses?.[index] ?? address(number, index),
         server,
         down: false,
         draining: false,
@@ -198,7 +220,7 @@ export const make = (options: SystemOptions): Effect.Effect<System, PolicySpec.S
         dice: new Draw.Dice(seed, `network/${number}`),
         network: plan.network,
         retryAfterMillis: plan.retryAfterMillis,
-        attempts
+        attempts: seen
       })
       return {
         plan,
@@ -241,14 +263,16 @@ export const make = (options: SystemOptions): Effect.Effect<System, PolicySpec.S
     for (const [number, level] of levels.entries()) {
       const spec = number === 0 ? policy : plans[number - 1]!.calls!.policy
       const target = number === 0 ? "service" : `tier${number}`
-      const { breaks, make } = yield* read(spec, bindings, target, idempotent)
+      const { breaks, make } = yield* read(spec, bindings, target, options.method, idempotent)
       if (number === 0 && breaks) {
         circuits = clients * (level.plan.balancer === "proxy" ? 1 : level.plan.servers)
       }
       // Each caller has state of its own: a process does not share its breakers.
       connected.push(
-        yield* Effect.forEach(level.callers, (caller) =>
-          Effect.flatMap(make, (stack) => connect(level, number, stack, caller)))
+        yield* Effect.forEach(
+          level.callers,
+          (caller) => Effect.flatMap(make, (stack) => connect(level, number, stack, caller))
+        )
       )
     }
     inner.push(...connected.slice(1))
@@ -322,7 +346,7 @@ export const schedule = (
             for (const host of hosts) {
               host.down = true
               host.server.lose()
-              for (const session of [...host.sessions]) session.close("reset by the peer")
+              for (const session of host.sessions) session.close("reset by the peer")
             }
           },
           () => {
@@ -335,7 +359,7 @@ export const schedule = (
           () => {
             for (const host of hosts) {
               host.draining = host.down = true
-              for (const session of [...host.sessions]) session.goAway()
+              for (const session of host.sessions) session.goAway()
             }
           },
           () => {

@@ -72,7 +72,9 @@ const ok = response(Frame.Status.ok, true)
 /** An error of the server's own that an idempotent call may repeat. */
 const failed: Frame.Response = {
   ...response(Frame.Status.remote, true),
-  body: new TextEncoder().encode("{\"code\":\"SIM-E-500\",\"message\":\"the simulated server failed\",\"retry\":\"ifIdempotent\"}")
+  body: new TextEncoder().encode(
+    "{\"code\":\"SIM-E-500\",\"message\":\"the simulated server failed\",\"retry\":\"ifIdempotent\"}"
+  )
 }
 
 const responses = (retryAfterMillis: number | undefined): Readonly<Record<Answer, Frame.Response>> => ({
@@ -131,8 +133,10 @@ export class Tier {
     return Effect.callback((resume) => {
       const host = this.byAddress.get(address)
       if (host !== undefined && caller.cut.has(host)) {
-        const event = world.after(connectTimeoutMillis, () =>
-          resume(Effect.fail(connectFailed(address, "timeout", `no connection within ${connectTimeoutMillis}ms`))))
+        const event = world.after(
+          connectTimeoutMillis,
+          () => resume(Effect.fail(connectFailed(address, "timeout", `no connection within ${connectTimeoutMillis}ms`)))
+        )
         return Effect.sync(() => {
           event.run = undefined
         })
@@ -301,7 +305,7 @@ export class SimSession implements Session {
   }
 
   private changed(): void {
-    for (const listener of [...this.listeners]) listener()
+    for (const listener of this.listeners) listener()
   }
 
   readonly drain: Effect.Effect<void> = Effect.callback((resume) => {
