@@ -31,7 +31,6 @@ import * as CallEvent from "../contract/CallEvent.ts"
 import * as Contract from "../contract/Contract.ts"
 import type { Criticality } from "../contract/Criticality.ts"
 import * as Deadline from "../contract/Deadline.ts"
-import * as Interruption from "../contract/Interruption.ts"
 import * as Options from "../contract/Options.ts"
 import * as Outcome from "../contract/Outcome.ts"
 import * as Timer from "../contract/Timer.ts"
@@ -42,6 +41,7 @@ import { type Expiry, type Session, Transport } from "../transport/Transport.ts"
 import * as BodyCodec from "../wire/BodyCodec.ts"
 import type * as Frame from "../wire/Frame.ts"
 import * as ClientStack from "./ClientStack.ts"
+import * as Observed from "./internal/observed.ts"
 import * as Reply from "./internal/reply.ts"
 
 /** What one call may say. */
@@ -338,7 +338,7 @@ const call = (
         ? Timeout.guardAttempts(stacked, context.deadline)
         : stacked
     )
-    const observed = receiver === undefined ? guarded : observe(receiver, fiber, guarded, context, startedAt)
+    const observed = receiver === undefined ? guarded : Observed.call(receiver, fiber, guarded, context, startedAt)
     return Effect.provideService(observed, CallContext.Current, context)
   })
 
@@ -433,68 +433,7 @@ const send = (
       ? Effect.flatMap(connection.acquire(expiry), (session) => on(session, trace, expiry))
       : on(current, trace, expiry)
   }
-  if (receiver === undefined) return attempt(call.trace)
-  const startedAt = Timer.now(fiber)
-  const { address } = endpoint
-  receiver.event({ _tag: "AttemptStarted", call, endpoint: address, atMillis: startedAt })
-  const around = receiver.aroundAttempt === undefined
+  return receiver === undefined
     ? attempt(call.trace)
-    : receiver.aroundAttempt(attempt, call, address)
-  return Effect.onExitPrimitive(around, (exit) => {
-    const atMillis = Timer.now(fiber)
-    receiver.event({
-      _tag: "AttemptEnded",
-      call,
-      endpoint: address,
-      outcome: Outcome.ofExit(exit, call),
-      error: errorOf(exit),
-      interrupted: interruptOf(exit),
-      durationMillis: atMillis - startedAt,
-      atMillis
-    })
-    return undefined
-  })
-}
-
-/** The error of an exit, for events. */
-const errorOf = (exit: Exit.Exit<unknown, unknown>): unknown =>
-  Exit.isSuccess(exit) ? undefined : Cause.squash(exit.cause)
-
-const interruptOf = (exit: Exit.Exit<unknown, unknown>): Interruption.Reason | undefined =>
-  Exit.isSuccess(exit) ? undefined : Interruption.fromCause(exit.cause)
-
-/** Tells the receiver of the call, around everything. */
-const observe = (
-  receiver: CallEvent.Receiver,
-  fiber: Fiber.Fiber<unknown, unknown>,
-  self: Effect.Effect<unknown, unknown>,
-  call: CallContext.CallContext,
-  startedAt: number
-): Effect.Effect<unknown, unknown> => {
-  let attempts = 0
-  const tell = CallEvent.eventOf(receiver, call)
-  const counting: CallEvent.Receiver = {
-    ...receiver,
-    event: (event) => {
-      if (event._tag === "AttemptStarted") attempts = Math.max(attempts, event.call.attempt)
-      tell(event)
-    }
-  }
-  tell({ _tag: "CallStarted", call, atMillis: startedAt })
-  const counted = Effect.provideService(self, CallEvent.CurrentReceiver, counting)
-  const around = receiver.aroundCall === undefined ? counted : receiver.aroundCall(counted, call)
-  return Effect.onExitPrimitive(around, (exit) => {
-    const atMillis = Timer.now(fiber)
-    tell({
-      _tag: "CallEnded",
-      call,
-      attempts,
-      outcome: Outcome.ofExit(exit, call),
-      error: errorOf(exit),
-      interrupted: interruptOf(exit),
-      durationMillis: atMillis - startedAt,
-      atMillis
-    })
-    return undefined
-  })
+    : Observed.attempt(receiver, fiber, attempt, call, endpoint.address)
 }

@@ -23,13 +23,15 @@
  * was retried is closed unread, and its connection with it where it was still
  * arriving.
  *
+ * A receiver is told of each request as a call, and of its attempts, in which a
+ * status is what it is to the policy: a call that was answered with a 503 failed.
+ *
  * It does not pick an address and does not follow redirects. State is the
  * policy's: share one per origin, or key it.
  *
  * Source: methods, RFC 9110 9.2.2; `Retry-After`, RFC 9110 10.2.3; the key, the
  * IETF's draft "The Idempotency-Key HTTP Header Field".
  */
-import * as Cause from "effect/Cause"
 import * as Clock from "effect/Clock"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
@@ -43,10 +45,10 @@ import * as Stream from "effect/Stream"
 import * as CallContext from "../contract/CallContext.ts"
 import * as CallError from "../contract/CallError.ts"
 import * as CallEvent from "../contract/CallEvent.ts"
-import * as Interruption from "../contract/Interruption.ts"
 import * as Outcome from "../contract/Outcome.ts"
 import * as Timer from "../contract/Timer.ts"
 import type * as Policy from "../policy/Policy.ts"
+import * as Observed from "./internal/observed.ts"
 
 export interface HttpPolicyOptions {
   /** The name of a request's call. Default its method and origin: few names, for they label metrics. */
@@ -106,9 +108,19 @@ const guard = <E1, R1, E, R>(
       classify: whole ? classify : classifyOnce
     }
     const answers = new Answers(origin, whole)
-    const attempt = Effect.suspend(() => {
+    /** To a receiver a status is what it is to the policy. */
+    const told = (exit: Exit.Exit<Response, unknown>, call: CallContext.CallContext): Observed.Told => {
+      const reason = Exit.isSuccess(exit) ? reasonOf(exit.value, origin, whole, fiber) : undefined
+      return reason === undefined
+        ? Observed.judged(exit, call)
+        : { outcome: Outcome.classify(reason), error: new CallError.CallError(reason) }
+    }
+    const attempt = Effect.withFiber((current) => {
       answers.close(undefined)
-      return observed(send, origin)
+      const receiver = CallEvent.receiverOf(current)
+      return receiver === undefined
+        ? send
+        : Observed.attempt(receiver, current, () => send, current.getRef(CallContext.Current), origin, told)
     }).pipe(
       Effect.flatMap((response) => Effect.withFiber((current) => answers.judge(response, current)))
     )
@@ -120,7 +132,11 @@ const guard = <E1, R1, E, R>(
       answers.close(Exit.isSuccess(exit) ? exit.value : undefined)
       return undefined
     })
-    return Effect.provideService(closing, CallContext.Current, call)
+    const receiver = CallEvent.receiverOf(fiber)
+    const observed = receiver === undefined
+      ? closing
+      : Observed.call(receiver, fiber, closing, call, Timer.now(fiber), told)
+    return Effect.provideService(observed, CallContext.Current, call)
   })
 
 /** The responses of one request. */
@@ -258,29 +274,3 @@ const classify = (error: unknown): Outcome.Outcome => {
 
 /** The same for a request that cannot be sent again. */
 const classifyOnce = (error: unknown): Outcome.Outcome => ({ ...classify(error), retry: "never" })
-
-/** Reports an attempt, if anybody looks. */
-const observed = <E, R>(send: Effect.Effect<Response, E, R>, endpoint: string): Effect.Effect<Response, E, R> =>
-  Effect.withFiber((fiber) => {
-    const receiver = CallEvent.receiverOf(fiber)
-    if (receiver === undefined) return send
-    const call = fiber.getRef(CallContext.Current)
-    const startedAt = Timer.now(fiber)
-    receiver.event({ _tag: "AttemptStarted", call, endpoint, atMillis: startedAt })
-    const around = receiver.aroundAttempt === undefined ? send : receiver.aroundAttempt(() => send, call, endpoint)
-    return Effect.onExitPrimitive(around, (exit) => {
-      const atMillis = Timer.now(fiber)
-      const reason = Exit.isSuccess(exit) ? reasonOf(exit.value, endpoint, true, fiber) : undefined
-      receiver.event({
-        _tag: "AttemptEnded",
-        call,
-        endpoint,
-        outcome: reason === undefined ? Outcome.ofExit(exit, call) : Outcome.classify(reason),
-        error: reason ?? (Exit.isSuccess(exit) ? undefined : Cause.squash(exit.cause)),
-        interrupted: Exit.isSuccess(exit) ? undefined : Interruption.fromCause(exit.cause),
-        durationMillis: atMillis - startedAt,
-        atMillis
-      })
-      return undefined
-    })
-  })

@@ -259,7 +259,7 @@ describe("HttpPolicy", () => {
       assert.deepStrictEqual([(yield* Fiber.join(fiber)).status, seen.length], [200, 2])
     }))
 
-  it.effect("names a call by method and origin, keys it by origin, and reports its attempts", () =>
+  it.effect("names a call by method and origin, keys it by origin, and reports it and its attempts", () =>
     Effect.gen(function*() {
       const events: Array<CallEvent.CallEvent> = []
       const receiver: CallEvent.Receiver = { event: (event) => void events.push(event) }
@@ -271,11 +271,13 @@ describe("HttpPolicy", () => {
       yield* TestClock.adjust(100)
       yield* Fiber.join(fiber)
       assert.deepStrictEqual(events.map(({ _tag }) => _tag), [
+        "CallStarted",
         "AttemptStarted",
         "AttemptEnded",
         "RetryScheduled",
         "AttemptStarted",
-        "AttemptEnded"
+        "AttemptEnded",
+        "CallEnded"
       ])
       const ended = events.flatMap((event) => event._tag === "AttemptEnded" ? [event] : [])
       assert.deepStrictEqual(
@@ -285,6 +287,47 @@ describe("HttpPolicy", () => {
           ["GET https://shop.test:8443", "https://shop.test:8443", 2, "https://shop.test:8443", "success"]
         ]
       )
+    }))
+
+  it.effect("reports a call that is answered with a status of failure as failed, and puts hooks around it", () =>
+    Effect.gen(function*() {
+      const told: Array<string> = []
+      const receiver: CallEvent.Receiver = {
+        event: (event) => {
+          if (event._tag !== "AttemptEnded" && event._tag !== "CallEnded") return
+          const { call, error, interrupted, outcome } = event
+          const tag = error instanceof CallError.CallError ? error.reason._tag : "-"
+          const attempts = event._tag === "CallEnded" ? event.attempts : call.attempt
+          told.push(`${event._tag} ${attempts} ${outcome.endpoint} ${outcome.retry} ${tag} ${interrupted ?? "-"}`)
+        },
+        aroundCall: (self, call) => Effect.onExit(self, () => Effect.sync(() => told.push(`around ${call.name}`))),
+        aroundAttempt: (self, call) =>
+          Effect.onExit(self(undefined), () => Effect.sync(() => told.push(`around attempt ${call.attempt}`)))
+      }
+      const looked = Effect.provideService(CallEvent.CurrentReceiver, receiver)
+      const { client } = fake({ status: 500 }, { status: 503 })
+      const fiber = yield* HttpPolicy.apply(client, yield* retry).get(url).pipe(looked, Effect.forkChild)
+      yield* TestClock.adjust("1 minute")
+      assert.strictEqual((yield* Fiber.join(fiber)).status, 503)
+      assert.deepStrictEqual(told.splice(0), [
+        "around attempt 1",
+        "AttemptEnded 1 failure ifIdempotent Remote -",
+        "around attempt 2",
+        "AttemptEnded 2 failure ifIdempotent Unavailable -",
+        "around attempt 3",
+        "AttemptEnded 3 failure ifIdempotent Unavailable -",
+        "around GET http://shop.test",
+        "CallEnded 3 failure ifIdempotent Unavailable -"
+      ])
+      const hung = yield* HttpPolicy.apply(fake("hang").client, yield* retry).get(url).pipe(looked, Effect.forkChild)
+      yield* TestClock.adjust(1)
+      yield* Fiber.interrupt(hung)
+      assert.deepStrictEqual(told, [
+        "around attempt 1",
+        "AttemptEnded 1 ignored never - caller",
+        "around GET http://shop.test",
+        "CallEnded 1 ignored never - caller"
+      ])
     }))
 
   it.effect("takes a name and a say about idempotency", () =>

@@ -1,0 +1,96 @@
+/**
+ * Tells a receiver of a call and of its attempts, and puts its hooks around them.
+ *
+ * Nothing here is run where nobody looks.
+ */
+import * as Cause from "effect/Cause"
+import * as Effect from "effect/Effect"
+import * as Exit from "effect/Exit"
+import type * as Fiber from "effect/Fiber"
+import type * as CallContext from "../../contract/CallContext.ts"
+import * as CallEvent from "../../contract/CallEvent.ts"
+import * as Interruption from "../../contract/Interruption.ts"
+import * as Outcome from "../../contract/Outcome.ts"
+import * as Timer from "../../contract/Timer.ts"
+
+/** What an exit is told as. */
+export interface Told {
+  readonly outcome: Outcome.Outcome
+  readonly error: unknown
+}
+
+/** What to tell of the end of a call or an attempt. */
+type Judge<A> = (exit: Exit.Exit<A, unknown>, call: CallContext.CallContext) => Told
+
+export const judged: Judge<unknown> = (exit, call) => ({
+  outcome: Outcome.ofExit(exit, call),
+  error: Exit.isSuccess(exit) ? undefined : Cause.squash(exit.cause)
+})
+
+const interruptOf = (exit: Exit.Exit<unknown, unknown>): Interruption.Reason | undefined =>
+  Exit.isSuccess(exit) ? undefined : Interruption.fromCause(exit.cause)
+
+/** A call, everything around it included. Its attempts are counted as they are told. */
+export const call = <A, E, R>(
+  receiver: CallEvent.Receiver,
+  fiber: Fiber.Fiber<unknown, unknown>,
+  self: Effect.Effect<A, E, R>,
+  call: CallContext.CallContext,
+  startedAt: number,
+  judge: Judge<A> = judged
+): Effect.Effect<A, E, R> => {
+  let attempts = 0
+  const tell = CallEvent.eventOf(receiver, call)
+  const counting: CallEvent.Receiver = {
+    ...receiver,
+    event: (event) => {
+      if (event._tag === "AttemptStarted") attempts = Math.max(attempts, event.call.attempt)
+      tell(event)
+    }
+  }
+  tell({ _tag: "CallStarted", call, atMillis: startedAt })
+  const counted = Effect.provideService(self, CallEvent.CurrentReceiver, counting)
+  const around = receiver.aroundCall === undefined ? counted : receiver.aroundCall(counted, call)
+  return Effect.onExitPrimitive(around, (exit) => {
+    const atMillis = Timer.now(fiber)
+    tell({
+      _tag: "CallEnded",
+      call,
+      attempts,
+      ...judge(exit, call),
+      interrupted: interruptOf(exit),
+      durationMillis: atMillis - startedAt,
+      atMillis
+    })
+    return undefined
+  })
+}
+
+/** One attempt at one endpoint; `self` is given the trace that it is to carry. */
+export const attempt = <A, E, R>(
+  receiver: CallEvent.Receiver,
+  fiber: Fiber.Fiber<unknown, unknown>,
+  self: (trace: CallContext.TraceContext | undefined) => Effect.Effect<A, E, R>,
+  call: CallContext.CallContext,
+  endpoint: string,
+  judge: Judge<A> = judged
+): Effect.Effect<A, E, R> => {
+  const startedAt = Timer.now(fiber)
+  receiver.event({ _tag: "AttemptStarted", call, endpoint, atMillis: startedAt })
+  const around = receiver.aroundAttempt === undefined
+    ? self(call.trace)
+    : receiver.aroundAttempt(self, call, endpoint)
+  return Effect.onExitPrimitive(around, (exit) => {
+    const atMillis = Timer.now(fiber)
+    receiver.event({
+      _tag: "AttemptEnded",
+      call,
+      endpoint,
+      ...judge(exit, call),
+      interrupted: interruptOf(exit),
+      durationMillis: atMillis - startedAt,
+      atMillis
+    })
+    return undefined
+  })
+}
