@@ -17,6 +17,7 @@ import * as Context from "effect/Context"
 import * as Deferred from "effect/Deferred"
 import type * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
+import type * as Fiber from "effect/Fiber"
 import * as Headers from "effect/http/Headers"
 import * as Layer from "effect/Layer"
 import * as Option from "effect/Option"
@@ -203,16 +204,30 @@ const serve = (
           CallEvent.receiverOf(fiber)?.event({ ...event, why: "its deadline had passed", atMillis })
           return Effect.succeed(Answer.late)
         }
-        const handler = handle(method, payload.success, {
-          client,
-          requestId: RequestId(++requests),
-          headers: Headers.fromInput(request.headers),
-          rpc: method.method.rpc
-        }, context)
-        return answer(method, bodies, handler, call, peer, counts)
+        return answer(
+          fiber,
+          method,
+          bodies,
+          () =>
+            handle(method, payload.success, {
+              client,
+              requestId: RequestId(++requests),
+              headers: headersOf(request.headers),
+              rpc: method.method.rpc
+            }, context),
+          call,
+          peer,
+          counts
+        )
       })
     }
   }
+}
+
+/** Most requests have none. */
+const headersOf = (headers: Frame.Request["headers"]): Headers.Headers => {
+  for (const _ in headers) return Headers.fromInput(headers)
+  return Headers.empty
 }
 
 interface Counts {
@@ -233,45 +248,47 @@ const bodiesOf = (rpc: Rpc.AnyWithProps): Served["bodies"] => {
   return bodies
 }
 
-/** Runs a handler in the request's context, within its scope and until its deadline, and says what came of it. */
+/**
+ * Runs a handler in the request's context, within its scope and until its deadline, and says what came of it. The frame
+ * that closes the scope also puts the context back: `Effect.updateContext` would be a second one.
+ */
 const answer = (
+  fiber: Fiber.Fiber<unknown, unknown>,
   served: Served,
   bodies: BodyCodec.Bodies,
-  handler: Effect.Effect<unknown, unknown>,
+  handler: () => Effect.Effect<unknown, unknown>,
   call: CallContext.CallContext,
   peer: Peer,
   counts: Counts
 ): Effect.Effect<Frame.Response> => {
+  const outer = fiber.context
   const scope = Scope.makeUnsafe()
   let timer: Timer.Timer | undefined
-  const run = Effect.withFiber((fiber) => {
+  const run = Effect.suspend(() => {
     if (call.deadline !== Deadline.none) {
       timer = Timer.schedule(fiber, call.deadline, () => {
         fiber.interruptUnsafe(undefined, Interruption.annotations.deadline)
       })
     }
     const around = CallEvent.receiverOf(fiber)?.aroundHandler
-    const context = Context.add(Context.add(served.context, CallContext.Current, call), Scope.Scope, scope)
-    return Effect.updateContext(
-      around === undefined ? handler : around(handler, call, peer),
-      (_self: Context.Context<never>) => context
-    )
+    fiber.setContext(Context.add(Context.add(served.context, CallContext.Current, call), Scope.Scope, scope))
+    return around === undefined ? handler() : around(Effect.suspend(handler), call, peer)
   })
   // Around the step that takes the timer: it is given back wherever that is interrupted.
-  return Effect.onExitPrimitive(run, (exit) => {
+  const ended = Effect.onExitPrimitive(run, (exit) => {
     timer?.cancel()
+    fiber.setContext(outer)
     return Scope.closeUnsafe(scope, exit)
-  }).pipe(
-    Effect.matchCauseEffect({
-      onSuccess: (value) => {
-        const encoded = bodies.success.encode(value)
-        return encoded._tag === "Success"
-          ? Effect.succeed(Answer.ok(bodies.id, encoded.success))
-          : unencodable("answer", encoded.failure, call, peer, counts)
-      },
-      onFailure: (cause) => failed(bodies, cause, call, peer, counts)
-    })
-  )
+  })
+  return Effect.matchCauseEffect(ended, {
+    onSuccess: (value) => {
+      const encoded = bodies.success.encode(value)
+      return encoded._tag === "Success"
+        ? Effect.succeed(Answer.ok(bodies.id, encoded.success))
+        : unencodable("answer", encoded.failure, call, peer, counts)
+    },
+    onFailure: (cause) => failed(bodies, cause, call, peer, counts)
+  })
 }
 
 /** One handler's effect, inside the group's middleware, with the wrappers `Rpc.fork` and `Rpc.uninterruptible` understood. */
@@ -280,19 +297,21 @@ const handle = (
   payload: unknown,
   metadata: Parameters<Rpc.Handler<string>["handler"]>[1] & { readonly rpc: Rpc.AnyWithProps },
   context: Context.Context<never>
-): Effect.Effect<unknown, unknown> =>
-  Effect.suspend(() => {
-    const result: unknown = served.entry.handler(payload, metadata)
-    const wrapped = Rpc.isWrapper(result as object) ? result as Rpc.Wrapper<unknown> : undefined
-    let effect = (wrapped === undefined ? result : wrapped.value) as Effect.Effect<unknown, unknown>
-    effect = Effect.flatMap(effect, (value) =>
-      Deferred.isDeferred(value) ? Deferred.await(value as Deferred.Deferred<unknown, unknown>) : Effect.succeed(value))
-    for (const service of served.method.rpc.middlewares) {
-      const middleware = Context.getUnsafe(context, service)
-      effect = middleware(effect as never, { ...metadata, payload }) as Effect.Effect<unknown, unknown>
-    }
-    return wrapped?.uninterruptible === true ? Effect.uninterruptible(effect) : effect
-  })
+): Effect.Effect<unknown, unknown> => {
+  const result: unknown = served.entry.handler(payload, metadata)
+  const wrapped = Rpc.isWrapper(result as object) ? result as Rpc.Wrapper<unknown> : undefined
+  let effect = (wrapped === undefined ? result : wrapped.value) as Effect.Effect<unknown, unknown>
+  effect = Effect.flatMap(
+    effect,
+    (value) =>
+      Deferred.isDeferred(value) ? Deferred.await(value as Deferred.Deferred<unknown, unknown>) : Effect.succeed(value)
+  )
+  for (const service of served.method.rpc.middlewares) {
+    const middleware = Context.getUnsafe(context, service)
+    effect = middleware(effect as never, { ...metadata, payload }) as Effect.Effect<unknown, unknown>
+  }
+  return wrapped?.uninterruptible === true ? Effect.uninterruptible(effect) : effect
+}
 
 /** What a handler's failure is on the wire. */
 const failed = (
