@@ -13,8 +13,9 @@ const description = `Run five server processes under real faults, with two clien
   A naive client (each server in turn, one attempt, one second) and one with the
   default stack make the same calls at a steady rate while servers are killed,
   frozen, slowed down and made to answer errors, one after the other. Under 30
-  seconds there is only time for the first two. Everything it starts has ended when
-  it ends.
+  seconds there is only time for the first two. A dashboard shows both clients live,
+  and /metrics the resilient one's figures; the first lines say where. Everything it
+  starts has ended when it ends.
 
   Exit codes: 0 the resilient client answered more of its calls, and in a minute or
   more also 99.9 % of the idempotent ones with at most 1.15 attempts per call;
@@ -46,6 +47,17 @@ const config = {
     Flag.withDescription("Write every figure as JSON"),
     Flag.optional
   ),
+  dashboardPort: Flag.Int("dashboard-port").pipe(
+    between(0, 65_535),
+    Flag.withDescription(
+      "Port of the dashboard and of /metrics on this machine; 0 is any free one (7077, or any free one)"
+    ),
+    Flag.optional
+  ),
+  noDashboard: Flag.Boolean("no-dashboard").pipe(
+    Flag.withDescription("Show nothing but the terminal"),
+    Flag.withDefault(false)
+  ),
   report: Flag.String("report").pipe(
     Flag.withMetavar("file"),
     Flag.withDescription("Write one HTML page with tables and charts"),
@@ -56,8 +68,13 @@ const config = {
 export const demo = Command.make(
   "demo",
   config,
-  ({ json, report, ...rest }) =>
-    Demo.run({ ...rest, json: Option.getOrUndefined(json), report: Option.getOrUndefined(report) }).pipe(
+  ({ dashboardPort, json, noDashboard, report, ...rest }) =>
+    Demo.run({
+      ...rest,
+      json: Option.getOrUndefined(json),
+      report: Option.getOrUndefined(report),
+      dashboard: noDashboard ? false : Option.getOrUndefined(dashboardPort)
+    }).pipe(
       Effect.catch((error) =>
         Effect.andThen(
           Console.error(`holdfast demo: ${error.message}`),

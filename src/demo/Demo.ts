@@ -20,6 +20,7 @@ import * as Os from "node:os"
 import * as Discovery from "../balancer/Discovery.ts"
 import * as Client from "../client/Client.ts"
 import * as Timer from "../contract/Timer.ts"
+import type { DashboardError } from "../dashboard/Dashboard.ts"
 import * as Tcp from "../transport/Tcp.ts"
 import * as Fleet from "./Fleet.ts"
 import * as Load from "./Load.ts"
@@ -28,6 +29,7 @@ import * as Report from "./Report.ts"
 import * as Screen from "./Screen.ts"
 import * as Summary from "./Summary.ts"
 import { UserService } from "./UserService.ts"
+import * as Watch from "./Watch.ts"
 
 export interface Options {
   /** How long calls are made. */
@@ -40,6 +42,8 @@ export interface Options {
   readonly json: string | undefined
   /** Where the page goes. */
   readonly report: string | undefined
+  /** The dashboard's port, `undefined` for the default one; `false` for no dashboard. */
+  readonly dashboard: number | undefined | false
 }
 
 const servers = 5
@@ -51,7 +55,7 @@ export const run = (
   options: Options
 ): Effect.Effect<
   Summary.Summary,
-  Fleet.FleetError | PlatformError.PlatformError,
+  DashboardError | Fleet.FleetError | PlatformError.PlatformError,
   ChildProcessSpawner | FileSystem.FileSystem | Stdio.Stdio | Terminal.Terminal
 > =>
   Effect.gen(function*() {
@@ -80,11 +84,13 @@ const sleepUntil = (atMillis: number) =>
 
 /** From the first process to the last answer. */
 const drive = Effect.fnUntraced(function*(options: Options) {
-  const { rate, seconds, seed } = options
+  const { dashboard, rate, seconds, seed } = options
+  const watch = dashboard === false ? Watch.nobody : yield* Watch.make(dashboard)
+  for (const line of watch.lines) yield* Console.log(line)
   yield* Console.log(`starting ${servers} server processes`)
   const fleet = yield* Fleet.make(servers)
   const addresses = fleet.map(({ address }) => address)
-  const clients = yield* clientsOf(addresses)
+  const clients = yield* clientsOf(addresses, watch)
   const requests = yield* Load.requests(Math.floor(seconds * rate), seed)
   const victims = yield* Random.shuffle(fleet.keys()).pipe(Random.withSeed(`holdfast demo victims ${seed}`))
   const plan = Plan.make(seconds, victims)
@@ -111,12 +117,14 @@ const drive = Effect.fnUntraced(function*(options: Options) {
     resilient
   }), beganMillis).pipe(Effect.forkScoped)
   yield* Effect.all([
-    Load.run(naive, clients.naive, requests, rate, beganMillis),
+    Effect.provide(Load.run(naive, clients.naive, requests, rate, beganMillis), watch.naive),
     // Half an interval later, so that the two do not always meet.
-    Load.run(resilient, clients.resilient, requests, rate, beganMillis + 500 / rate),
+    Effect.provide(Load.run(resilient, clients.resilient, requests, rate, beganMillis + 500 / rate), watch.resilient),
     Effect.forEach(plan, (fault) =>
       suffer(fault, fleet[fault.server]!, beganMillis, (state) => {
         processes[fault.server] = state
+        const { address } = fleet[fault.server]!
+        return watch.note(address, state, state === "running" ? "good" : "bad")
       }), { discard: true })
   ], { concurrency: "unbounded", discard: true })
 
@@ -128,16 +136,16 @@ const drive = Effect.fnUntraced(function*(options: Options) {
 })
 
 /** Both clients, as what makes the n-th call. */
-const clientsOf = (addresses: ReadonlyArray<string>) =>
+const clientsOf = (addresses: ReadonlyArray<string>, watch: Watch.Watch) =>
   Effect.gen(function*() {
-    const resilient = yield* Client.make(UserService, { target: "users" })
+    const resilient = yield* Effect.provide(Client.make(UserService, { target: "users" }), watch.resilient)
     const single = yield* Effect.forEach(addresses, (_, index) =>
       Client.make(UserService, {
         target: Summary.serverName(index),
         policy: { retry: false, circuitBreaker: false, timeout: "1 second" },
         // It knows no backoff either: a server that is back is back for the next call.
         connection: { backoffBase: "10 millis", backoffCap: "10 millis" }
-      }))
+      })).pipe(Effect.provide(watch.naive))
     return {
       naive: (index: number): Load.UserClient => single[index % single.length]!,
       resilient: (): Load.UserClient => resilient
@@ -157,15 +165,15 @@ const suffer = Effect.fnUntraced(function*(
   fault: Plan.Fault,
   server: Fleet.Server,
   beganMillis: number,
-  become: (state: string) => void
+  become: (state: string) => Effect.Effect<void>
 ) {
   const { begin, lift, state } = faults[fault.kind](server)
   yield* sleepUntil(beganMillis + fault.from * 1000)
-  become(state)
+  yield* become(state)
   yield* begin
   yield* sleepUntil(beganMillis + fault.to * 1000)
   yield* lift
-  become("running")
+  yield* become("running")
 })
 
 interface Doing {

@@ -152,16 +152,18 @@ const failureOf = (cause: Cause.Cause<unknown>): string | undefined => {
   return cause.reasons.some(Cause.isFailReason) ? undefined : "Defect"
 }
 
-/** Makes one call and writes down what became of it. */
+/** Makes one call and writes down what became of it; whoever looks already is told too. */
 const make = (calls: Calls, client: UserClient, request: Request, dueMillis: number, beganMillis: number) =>
-  Effect.suspend(() => {
+  Effect.withFiber((fiber) => {
     const call = calls.begin(request, dueMillis)
-    const receiver: CallEvent.Receiver = {
+    const noting: CallEvent.Receiver = {
       event: (event) => {
         if (event._tag === "AttemptStarted") call.attempts++
         else calls.note(event, beganMillis)
       }
     }
+    const others = CallEvent.receiverOf(fiber)
+    const receiver = others === undefined ? noting : CallEvent.combine(others, noting)
     return send(client, request).pipe(
       Effect.provideService(CallEvent.CurrentReceiver, receiver),
       Effect.exit,
