@@ -10,15 +10,27 @@
 export interface Contender {
   readonly name: string
   readonly run: (n: number) => Promise<void> | void
+  /** Where `run` puts the milliseconds of each operation, if somebody waits for single ones. */
+  readonly latencies?: Latencies | undefined
+  /** Bytes of what an operation makes, if that is what it makes. */
+  readonly bodyBytes?: number | undefined
 }
 
+/** What was measured of one contender; what was not is absent. */
 export interface Row {
   readonly group: string
   readonly name: string
-  readonly nsPerOp: number
+  readonly nsPerOp?: number | undefined
+  readonly opsPerSecond?: number | undefined
   /** Half the distance between the slowest and the fastest round, as a share of the median. */
-  readonly spread: number
-  readonly bytesPerOp: number
+  readonly spread?: number | undefined
+  /** Bytes allocated, or of memory held, per operation. */
+  readonly bytesPerOp?: number | undefined
+  readonly p50Micros?: number | undefined
+  readonly p99Micros?: number | undefined
+  /** CPU time of this process, servers in others not counted. */
+  readonly cpuMicrosPerOp?: number | undefined
+  readonly bodyBytes?: number | undefined
 }
 
 export interface Options {
@@ -29,22 +41,39 @@ export interface Options {
   readonly progress: (text: string) => void
 }
 
+/** The latest 65,536 latencies, in milliseconds. */
+export class Latencies {
+  private readonly values = new Float64Array(1 << 16)
+  private count = 0
+  add(millis: number): void {
+    this.values[this.count++ & 0xffff] = millis
+  }
+  clear(): void {
+    this.count = 0
+  }
+  /** In microseconds. */
+  quantile(q: number): number {
+    const sorted = this.values.slice(0, Math.min(this.count, this.values.length)).sort()
+    return sorted[Math.min(sorted.length - 1, Math.floor(q * sorted.length))]! * 1000
+  }
+}
+
 const elapsed = async (contender: Contender, n: number): Promise<number> => {
   const start = process.hrtime.bigint()
   await contender.run(n)
   return Number(process.hrtime.bigint() - start)
 }
 
-const median = (values: ReadonlyArray<number>): number => {
+export const median = (values: ReadonlyArray<number>): number => {
   const sorted = [...values].sort((a, b) => a - b)
   const middle = sorted.length >> 1
   return sorted.length % 2 === 1 ? sorted[middle]! : (sorted[middle - 1]! + sorted[middle]!) / 2
 }
 
 /** Bytes allocated per operation: the heap's growth over so few operations that nothing is collected meanwhile. */
-const bytesPerOp = async (contender: Contender): Promise<number> => {
+const bytesPerOp = async (contender: Contender): Promise<number | undefined> => {
   const gc = globalThis.gc
-  if (gc === undefined) return Number.NaN
+  if (gc === undefined) return undefined
   const n = 1000
   const samples: Array<number> = []
   for (let i = 0; i < 5; i++) {
@@ -65,6 +94,25 @@ const shuffled = <A>(items: ReadonlyArray<A>): Array<A> => {
   return out
 }
 
+/** Runs until the compiler has settled, and says how many operations fit a round. */
+const sized = async (contender: Contender, roundMillis: number): Promise<number> => {
+  const enough = Math.max(15, roundMillis / 4) * 1e6
+  let n = 64
+  let took = await elapsed(contender, n)
+  for (let all = took; all < 2 * enough && n < 1 << 22; all += took) {
+    if (took < enough) n *= 2
+    took = await elapsed(contender, n)
+  }
+  return Math.max(16, Math.round(n * roundMillis * 1e6 / took))
+}
+
+interface Sample {
+  readonly ns: number
+  readonly cpu: number
+  readonly p50: number
+  readonly p99: number
+}
+
 /** Times the contenders of one group. */
 export const measure = async (
   group: string,
@@ -73,36 +121,49 @@ export const measure = async (
 ): Promise<ReadonlyArray<Row>> => {
   const counts = new Map<Contender, number>()
   for (const contender of contenders) {
-    // Warm until the compiler has settled, then size a round.
-    let n = 256
-    let took = await elapsed(contender, n)
-    while (took < options.roundMillis * 1e6 / 4 && n < 1 << 22) {
-      n *= 2
-      took = await elapsed(contender, n)
-    }
-    counts.set(contender, Math.max(16, Math.round(n * options.roundMillis * 1e6 / took)))
+    options.progress(`${group}: ${contender.name}`)
+    counts.set(contender, await sized(contender, options.roundMillis))
   }
-  const samples = new Map<Contender, Array<number>>(contenders.map((contender) => [contender, []]))
+  const samples = new Map<Contender, Array<Sample>>(contenders.map((contender) => [contender, []]))
   for (let round = 1; round <= options.rounds; round++) {
     options.progress(`${group}: round ${round} of ${options.rounds}`)
     for (const contender of shuffled(contenders)) {
       const n = counts.get(contender)!
       // No collection is forced here: one discards optimised code, and a short round would time its compilation.
       await contender.run(n >> 3)
-      samples.get(contender)!.push(await elapsed(contender, n) / n)
+      contender.latencies?.clear()
+      const cpu = process.cpuUsage()
+      const ns = await elapsed(contender, n) / n
+      const used = process.cpuUsage(cpu)
+      samples.get(contender)!.push({
+        ns,
+        cpu: (used.user + used.system) / n,
+        p50: contender.latencies?.quantile(0.5) ?? Number.NaN,
+        p99: contender.latencies?.quantile(0.99) ?? Number.NaN
+      })
     }
   }
   const rows: Array<Row> = []
   for (const contender of contenders) {
-    const times = samples.get(contender)!
+    const own = samples.get(contender)!
+    const times = own.map(({ ns }) => ns)
     const nsPerOp = median(times)
-    rows.push({
+    const row: Row = {
       group,
       name: contender.name,
       nsPerOp,
+      opsPerSecond: 1e9 / nsPerOp,
       spread: (Math.max(...times) - Math.min(...times)) / 2 / nsPerOp,
-      bytesPerOp: await bytesPerOp(contender)
-    })
+      bodyBytes: contender.bodyBytes
+    }
+    rows.push(
+      contender.latencies === undefined ? { ...row, bytesPerOp: await bytesPerOp(contender) } : {
+        ...row,
+        p50Micros: median(own.map(({ p50 }) => p50)),
+        p99Micros: median(own.map(({ p99 }) => p99)),
+        cpuMicrosPerOp: median(own.map(({ cpu }) => cpu))
+      }
+    )
   }
   return rows
 }

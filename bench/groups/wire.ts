@@ -10,13 +10,15 @@ import { spawn } from "node:child_process"
 import * as Discovery from "../../src/balancer/Discovery.ts"
 import * as Client from "../../src/client/Client.ts"
 import * as Tcp from "../../src/transport/Tcp.ts"
-import { awaitedBy, inFibers } from "../contenders.ts"
+import * as BodyCodec from "../../src/wire/BodyCodec.ts"
+import { timedAwaitedBy, timedInFibers } from "../contenders.ts"
 import type { Contender } from "../harness.ts"
 import { Users } from "../peers/contract.ts"
 import * as Grpc from "../peers/grpc.ts"
+import * as Http from "../peers/http.ts"
 import * as Raw from "../peers/raw.ts"
 
-type Kind = "raw" | "holdfast" | "rpc" | "grpc"
+type Kind = "raw" | "holdfast" | "rpc" | "grpc" | "http"
 
 const cleanups: Array<() => void> = []
 /** Ends the server processes and connections of the wire groups. */
@@ -42,18 +44,20 @@ const portOf = (kind: Kind): Promise<number> => {
   return started
 }
 
-const holdfastTo = async (kind: Kind) => {
+/** A client of a server process, until `cleanup`. */
+export const clientOf = async (kind: Kind, codec?: BodyCodec.BodyCodec) => {
   const port = await portOf(kind)
   const scope = Scope.makeUnsafe()
   cleanups.push(() => void Effect.runFork(Scope.close(scope, Exit.void)))
-  const client = await Effect.runPromise(
-    Client.make(Users, { target: "users" }).pipe(
+  return Effect.runPromise(
+    Client.make(Users, { target: "users", codec }).pipe(
       Effect.provide([Discovery.layerStatic({ users: [`tcp://127.0.0.1:${port}`] }), Tcp.layer()]),
       Scope.provide(scope)
     )
   )
-  return client.Users.Get({ id: 1 })
 }
+
+const holdfastTo = async (kind: Kind, codec?: BodyCodec.BodyCodec) => (await clientOf(kind, codec)).Users.Get({ id: 1 })
 
 const rpc = async () => {
   const port = await portOf("rpc")
@@ -72,26 +76,32 @@ const rpc = async () => {
   return client["Users.Get"]({ id: 1 })
 }
 
-const rawTo = async (kind: Kind) => {
+export const rawOf = async (kind: Kind) => {
   const client = await Raw.connect(await portOf(kind))
   cleanups.push(client.close)
+  return client
+}
+
+const rawTo = async (kind: Kind) => {
+  const client = await rawOf(kind)
   return () => client.call("Users.Get", { id: 1 })
 }
 
-/** `width` calls in flight on one connection. */
-export const calls = (width: number, peers: boolean) => async (): Promise<ReadonlyArray<Contender>> => {
-  const contenders = [
-    awaitedBy("raw > raw", await rawTo("raw"), width),
-    inFibers("Holdfast > raw", await holdfastTo("raw"), width),
-    awaitedBy("raw > Holdfast", await rawTo("holdfast"), width),
-    inFibers("Holdfast > Holdfast", await holdfastTo("holdfast"), width)
-  ]
-  if (!peers) return contenders
+/** `width` calls in flight on one connection; HTTP/1.1 has as many connections as it can use. */
+export const calls = (width: number) => async (): Promise<ReadonlyArray<Contender>> => {
+  // One after the other: with real-time priority, more of them than cores starve each other while they start.
+  for (const kind of ["raw", "holdfast", "rpc", "grpc", "http"] as const) await portOf(kind)
   const grpc = Grpc.connect(await portOf("grpc"))
-  cleanups.push(grpc.close)
+  const http = Http.connect(await portOf("http"), Math.min(width, 64))
+  cleanups.push(grpc.close, http.close)
   return [
-    ...contenders,
-    inFibers("Effect RPC", await rpc(), width),
-    awaitedBy("grpc-js", () => grpc.call({ id: 1 }), width)
+    timedAwaitedBy("raw > raw", await rawTo("raw"), width),
+    timedInFibers("Holdfast > raw", await holdfastTo("raw"), width),
+    timedAwaitedBy("raw > Holdfast", await rawTo("holdfast"), width),
+    timedInFibers("Holdfast > Holdfast", await holdfastTo("holdfast"), width),
+    timedInFibers("Holdfast > Holdfast, binary", await holdfastTo("holdfast", BodyCodec.binary), width),
+    timedInFibers("Effect RPC", await rpc(), width),
+    timedAwaitedBy("grpc-js", () => grpc.call({ id: 1 }), width),
+    timedAwaitedBy("undici pool", () => http.call({ id: 1 }), width)
   ]
 }

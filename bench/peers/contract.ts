@@ -14,9 +14,15 @@ export class Users extends RpcGroup.make(
       email: Schema.String,
       active: Schema.Boolean
     })
+  }).annotate(Contract.Idempotent, true),
+  /** Any amount of text, and back. */
+  Rpc.make("Echo", {
+    payload: { data: Schema.String },
+    success: Schema.Struct({ data: Schema.String })
   }).annotate(Contract.Idempotent, true)
 ).prefix("Users.") {}
 
 export const handlers = Users.toLayer({
-  "Users.Get": ({ id }) => Effect.succeed({ id, name: "Ada Lovelace", email: "ada@example.org", active: true })
+  "Users.Get": ({ id }) => Effect.succeed({ id, name: "Ada Lovelace", email: "ada@example.org", active: true }),
+  "Users.Echo": ({ data }) => Effect.succeed({ data })
 })

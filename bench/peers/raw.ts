@@ -41,7 +41,12 @@ const batching = (socket: Net.Socket) => {
   }
 }
 
-/** Answers every request with its own body, read and written as JSON. */
+interface Payload {
+  readonly id?: number
+  readonly data?: string
+}
+
+/** Answers every request for a user, or with the text it brought: read and written as JSON. */
 export const serve = (): Promise<number> =>
   new Promise((resolve) => {
     const server = Net.createServer({ noDelay: true }, (socket) => {
@@ -50,8 +55,11 @@ export const serve = (): Promise<number> =>
       frames(socket, (type, bytes, start, end) => {
         if (type !== 1) return
         const method = bytes.readUInt16BE(start + 12)
-        const value = JSON.parse(bytes.toString("utf8", start + 14 + method, end)) as { readonly id: number }
-        const body = JSON.stringify({ id: value.id, name: "Ada Lovelace", email: "ada@example.org", active: true })
+        const value = JSON.parse(bytes.toString("utf8", start + 14 + method, end)) as Payload
+        const answer = value.data === undefined
+          ? { id: value.id, name: "Ada Lovelace", email: "ada@example.org", active: true }
+          : { data: value.data }
+        const body = JSON.stringify(answer)
         const length = Buffer.byteLength(body)
         const frame = Buffer.allocUnsafe(16 + length)
         header(2, 8 + length, frame)

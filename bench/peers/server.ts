@@ -1,4 +1,4 @@
-/** One server process of the wire benches: `node server.ts raw|holdfast|rpc|grpc`, which prints its port. */
+/** One server process of the wire benches: `node server.ts raw|holdfast|rpc|grpc|http`, which prints its port. */
 import * as NodeSocketServer from "@effect/platform-node/NodeSocketServer"
 import * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
@@ -10,6 +10,7 @@ import * as Server from "../../src/server/Server.ts"
 import * as Tcp from "../../src/transport/Tcp.ts"
 import { handlers, Users } from "./contract.ts"
 import * as Grpc from "./grpc.ts"
+import * as Http from "./http.ts"
 import * as Raw from "./raw.ts"
 
 const holdfast = Effect.gen(function*() {
@@ -38,6 +39,9 @@ switch (process.argv[2]) {
     break
   case "grpc":
     console.log(await Grpc.serve())
+    break
+  case "http":
+    console.log(await Http.serve())
     break
   case "rpc":
     await Effect.runPromise(rpc)
