@@ -69,14 +69,14 @@ export type { Classify, Controls, Mode, State, Tag } from "./internal/breaker.ts
 /** How long calls are remembered for the ratios: the last `calls`, or those that ended within `duration`. */
 export type WindowOptions =
   | {
-    /** An integer `>= 1`. */
+    /** An integer in `[1, 1,000,000]`. */
     readonly calls: number
     /** A failed or slow call is forgotten at this age, and with it what came before. Default never. */
     readonly maxAge?: Duration.Input | undefined
   }
   | {
     readonly duration: Duration.Input
-    /** Partial sums the duration is cut into: an integer `>= 1`. Default 10: a call is forgotten at most a tenth early. */
+    /** Partial sums the duration is cut into: an integer in `[1, 10,000]`. Default 10: a call is forgotten at most a tenth early. */
     readonly buckets?: number | undefined
   }
 
@@ -457,11 +457,12 @@ const windowOf = (where: string, window: WindowOptions): Window.Shape =>
   "calls" in window
     ? {
       by: "calls",
-      size: Options.integer(where, "window.calls", window.calls, 1),
+      // A byte each, and another eight when one of them fails.
+      size: Options.integer(where, "window.calls", window.calls, 1, 1_000_000),
       maxAgeMillis: window.maxAge === undefined ? Infinity : Options.millis(where, "window.maxAge", window.maxAge)
     }
     : {
       by: "time",
       millis: Options.millis(where, "window.duration", window.duration),
-      buckets: Options.integer(where, "window.buckets", window.buckets ?? 10, 1)
+      buckets: Options.integer(where, "window.buckets", window.buckets ?? 10, 1, 10_000)
     }

@@ -141,7 +141,13 @@ type Described = Extract<NonNullable<RetrySpec["backoff"]>, { readonly kind: str
 const scheduleOf = (stated: RetrySpec["backoff"]): string | undefined =>
   stated !== undefined && "schedule" in stated ? stated.schedule : undefined
 
-/** The longest `count` delays a backoff can make; fewer where it ends, `undefined` for a name nobody stepped. */
+/** Delays that are listed: after as many the last one goes on, and nobody waits for them all. */
+const listed = 1000
+
+/**
+ * The longest `count` delays a backoff can make, as far as they are listed; fewer where it ends, `undefined` for a name
+ * nobody stepped.
+ */
 const delays = (
   stated: RetrySpec["backoff"],
   count: number,
@@ -149,7 +155,7 @@ const delays = (
 ): ReadonlyArray<number> | undefined => {
   if (stated !== undefined && "schedule" in stated) return steps?.most.slice(0, Math.max(0, count))
   const { base, cap, factor, kind } = bounds(stated)
-  return Array.from({ length: Math.max(0, count) }, (_, attempt) =>
+  return Array.from({ length: Math.max(0, Math.min(count, listed)) }, (_, attempt) =>
     // Both decorrelated forms stay below 4 · base · 2^n, and below their cap.
     kind === "decorrelated"
       ? Math.min(cap, 4 * base * 2 ** attempt)
@@ -166,6 +172,14 @@ const bounds = (stated: Described | undefined) => ({
     : toMillis(stated.cap),
   factor: stated?.factor ?? 2
 })
+
+/** How often a call is sent: what the retry allows, or as often as its Schedule goes on. */
+const sendsWith = (allowed: number, waits: ReadonlyArray<number>): number =>
+  waits.length < listed ? Math.min(allowed, waits.length + 1) : allowed
+
+/** What so many attempts and the delays between them take. */
+const totalOf = (sends: number, timeout: number, waits: ReadonlyArray<number>): number =>
+  sends * timeout + sum(waits) + Math.max(0, sends - 1 - waits.length) * (waits.at(-1) ?? 0)
 
 const sum = (values: ReadonlyArray<number>): number => values.reduce((total, value) => total + value, 0)
 
@@ -184,7 +198,7 @@ const atMost = (spec: Spec, steps: Steps | undefined): number | undefined => {
   const retry = retryOf(spec)
   if (timeout === undefined || retry === undefined || spec.idempotent === false) return timeout
   const waits = delays(retry.backoff, sendsOf(spec) - 1, steps)
-  return waits === undefined ? undefined : (waits.length + 1) * timeout + sum(waits)
+  return waits === undefined ? undefined : totalOf(sendsWith(sendsOf(spec), waits), timeout, waits)
 }
 
 const worstCase: Rule = (spec, steps) => {
@@ -207,17 +221,18 @@ const worstCase: Rule = (spec, steps) => {
   const waits = delays(retryOf(spec)?.backoff, allowed - 1, steps)
   if (timeout === undefined || waits === undefined || retryOf(spec) === undefined) return findings
   // A Schedule that ends sooner is the rule's below.
-  const sends = Math.min(allowed, waits.length + 1)
-  const total = sends * timeout + sum(waits)
+  const sends = sendsWith(allowed, waits)
+  const total = totalOf(sends, timeout, waits)
   if (sends < 2 || total <= deadline) return findings
   // Attempt n can run at all only if what comes before it leaves some time.
   let before = 0
   let last = 1
-  for (let attempt = 2; attempt <= sends; attempt++) {
-    before += timeout + waits[attempt - 2]!
-    if (before < deadline) last = attempt
+  for (const wait of waits) {
+    before += timeout + wait
+    if (before < deadline) last++
   }
-  const backoff = waits.length > 4 ? show(sum(waits)) : waits.map(show).join(" + ")
+  if (last === listed + 1) last += Math.ceil((deadline - before) / (timeout + waits.at(-1)!)) - 1
+  const backoff = waits.length > 4 ? show(total - sends * timeout) : waits.map(show).join(" + ")
   const arithmetic = `${sends} attempts × ${show(timeout)} + ${backoff} backoff = ${show(total)} > deadline ${
     show(deadline)
   }`

@@ -534,6 +534,33 @@ describe("Lint", () => {
       ])
     }))
 
+  it.effect("calculates with any number of attempts, and calls of any window are refused by name", () =>
+    Effect.gen(function*() {
+      const spec = (attempts: number, deadline: string) => ({
+        idempotent: true,
+        deadline,
+        timeout: "1 s",
+        retry: { attempts, backoff: { kind: "constant", base: "1 s" } }
+      } as const)
+      const endless = Number.MAX_SAFE_INTEGER
+      assert.include((yield* linted(spec(endless, "5000 s"))).join("\n"), `attempts 2501 to ${endless} can never run`)
+      assert.include(
+        (yield* linted(spec(3000, "5000 s"))).join("\n"),
+        "3000 attempts × 1 s + 49.98 min backoff = 99.98 min"
+      )
+      assert.include((yield* linted(spec(1001, "2001 s"))).join("\n"), "1001 attempts: at a failure ratio")
+      assert.notInclude((yield* linted(spec(1001, "2001 s"))).join("\n"), "L1")
+      assert.include((yield* linted(spec(1002, "2001 s"))).join("\n"), "attempt 1002 can never run")
+      const windows = [{ calls: 1e15 }, { duration: "1 s", buckets: 1e15 }]
+      for (const window of windows) {
+        const [line] = yield* linted({ timeout: "1 s", circuitBreaker: { failureRatio: 0.5, window } })
+        assert.match(
+          line!,
+          /^error make circuitBreaker.window.(calls|buckets): .* must be an integer in \[1, 10*\], got 1000000000000000$/
+        )
+      }
+    }))
+
   it.effect("steps a Schedule with its lowest and its highest draws until it ends, and knows none that dies", () =>
     Effect.gen(function*() {
       const steps = yield* Lint.step(Backoff.exponential({ base: 100, jitter: "full", recurs: 3 }))
