@@ -118,7 +118,7 @@ describe("Metrics", () => {
   it.effect("puts a duration into the bucket whose bound it does not exceed", () =>
     counted(Effect.gen(function*() {
       for (const durationMillis of [0, 0.05, 0.051, 300_000, 300_001]) yield* told(ended("a", { durationMillis }))
-      const [one] = (yield* Metric.snapshot).filter(({ id }) => id === "rpc.client.call.duration")
+      const one = (yield* Metric.snapshot).find(({ id }) => id === "rpc.client.call.duration")
       assert(one?.type === "Histogram")
       const { buckets, count, max, min } = one.state
       assert.deepStrictEqual([count, min, max], [5, 0, 300.001])
