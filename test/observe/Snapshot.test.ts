@@ -51,7 +51,16 @@ const ended = (
   durationMillis: number,
   outcome: Outcome.Outcome,
   error?: unknown
-): CallEvent.CallEvent => ({ _tag: "CallEnded", call, attempts: 2, outcome, error, durationMillis, atMillis })
+): CallEvent.CallEvent => ({
+  _tag: "CallEnded",
+  call,
+  attempts: 2,
+  outcome,
+  error,
+  interrupted: undefined,
+  durationMillis,
+  atMillis
+})
 const sent = (atMillis: number, endpoint: string): CallEvent.CallEvent => ({
   _tag: "AttemptStarted",
   call,
@@ -118,6 +127,7 @@ describe("Snapshot", () => {
         endpoint: "tcp://a:1",
         outcome,
         error,
+        interrupted: undefined,
         durationMillis: 4,
         atMillis: 500
       })
@@ -129,8 +139,9 @@ describe("Snapshot", () => {
         policy: "users@tcp://a:1",
         reason: "CircuitOpen",
         error: unavailable,
+        state: undefined,
         atMillis: 500
-      } as CallEvent.CallEvent)
+      })
       yield* TestClock.setTime(500)
       const [endpoint] = (yield* part).endpoints
       const { address, connection, failed, inFlight, reasons, success, target, total } = endpoint!
@@ -187,6 +198,7 @@ describe("Snapshot", () => {
         endpoint: "https://a",
         outcome: Outcome.success,
         error: undefined,
+        interrupted: undefined,
         durationMillis: 0,
         atMillis: 0
       })
@@ -369,9 +381,9 @@ describe("Snapshot.watch", () => {
         started(0),
         sent(0, "tcp://a:1"),
         ended(0, 1, Outcome.success),
-        { _tag: "BudgetMoved", policy: "b", change: "withdrawn", balance: 1, atMillis: 0 },
+        { _tag: "BudgetMoved", call, policy: "b", change: "withdrawn", balance: 1, atMillis: 0 },
         ended(0, 1, Outcome.failure, unavailable),
-        { _tag: "BudgetMoved", policy: "b", change: "refused", balance: 0, atMillis: 0 }
+        { _tag: "BudgetMoved", call, policy: "b", change: "refused", balance: 0, atMillis: 0 }
       )
       assert.deepStrictEqual(shown(yield* Fiber.join(fiber)), [
         0,
