@@ -63,15 +63,13 @@ const rpc = async () => {
   const port = await portOf("rpc")
   const scope = Scope.makeUnsafe()
   cleanups.push(() => void Effect.runFork(Scope.close(scope, Exit.void)))
+  const protocol = RpcClient.layerProtocolSocket().pipe(
+    Layer.provide([NodeSocket.layerNet({ host: "127.0.0.1", port }), RpcSerialization.layerSchemaBinary()])
+  )
+  // Built apart: what `Effect.provide` builds ends with the effect, and the connection with it.
   const client = await Effect.runPromise(
-    RpcClient.make(Users, { disableTracing: true }).pipe(
-      Effect.provide(
-        RpcClient.layerProtocolSocket().pipe(
-          Layer.provide([NodeSocket.layerNet({ host: "127.0.0.1", port }), RpcSerialization.layerSchemaBinary()])
-        )
-      ),
-      Scope.provide(scope)
-    )
+    Effect.flatMap(Layer.buildWithScope(protocol, scope), (context) =>
+      RpcClient.make(Users, { disableTracing: true }).pipe(Effect.provideContext(context))).pipe(Scope.provide(scope))
   )
   return client["Users.Get"]({ id: 1 })
 }
