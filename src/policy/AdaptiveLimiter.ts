@@ -271,6 +271,18 @@ class Waiter extends RankedWaiter {
     this.resume(this.state.reject(this.fiber, this.call))
   }
 
+  /** Whether its call's time is up: a permit would come too late. */
+  isLate(): boolean {
+    return Timer.now(this.fiber) >= this.call.deadline
+  }
+
+  /** Its time is up in this very step: whoever guards its deadline answers, or else nobody but this. */
+  expire(): void {
+    if (!Progress.isGuarded(this.fiber, this.call.deadline)) return this.reject()
+    this.left("interrupted")
+    this.resume(Effect.never)
+  }
+
   /** The wait is over; returns when. */
   left(how: CallEvent.QueueLeft["how"]): number {
     this.timer?.cancel()
@@ -402,7 +414,12 @@ class State {
   private handOver(): void {
     if (this.handing) return
     this.handing = true
-    for (let next = this.permits.next(); next !== undefined; next = this.permits.next()) next.admit()
+    for (let next = this.permits.next(); next !== undefined; next = this.permits.next()) {
+      if (next.isLate()) {
+        this.permits.giveBack()
+        next.expire()
+      } else next.admit()
+    }
     this.handing = false
   }
 }

@@ -11,6 +11,7 @@ import * as Progress from "../../src/policy/internal/progress.ts"
 import * as Policy from "../../src/policy/Policy.ts"
 import * as Retry from "../../src/policy/Retry.ts"
 import * as Timeout from "../../src/policy/Timeout.ts"
+import * as Scenario from "../../src/testing/Scenario.ts"
 
 const drive = <A, E, R>(self: Effect.Effect<A, E, R>, millis = 10_000) =>
   Effect.gen(function*() {
@@ -240,4 +241,38 @@ describe("Timeout.withDeadline", () => {
         "Timeout.withDeadlineAt: at must be an instant, got NaN"
       )
     }))
+})
+
+describe("a deadline at which a permit comes free", () => {
+  const slots: ReadonlyArray<readonly [string, object]> = [
+    ["BulkheadFull", { bulkhead: { limit: 1, maxQueue: 5 } }],
+    ["LimitReached", { adaptiveLimiter: { initial: 1, min: 1, max: 1 } }]
+  ]
+  for (const [rejection, slot] of slots) {
+    it.effect(`is too late for who waits for it: nothing is sent (${rejection})`, () =>
+      Effect.gen(function*() {
+        const script = [
+          { at: 0, call: { does: "succeed", after: 400 } },
+          { at: 0, call: { does: "succeed", after: 400 } },
+          { at: 0, call: "succeed", times: 2 },
+          { at: 1000, call: "succeed" }
+        ] as const
+        const lines = (result: Scenario.Result) =>
+          result.calls.map(({ endedAt, result, sends }) => `${endedAt} ${result} [${sends.join()}]`)
+        const guarded = yield* Scenario.run({ deadline: "500ms", ...slot }, script)
+        const late = ["400 ok [0]", "500 DeadlineExceeded [400]"]
+        const too = "500 DeadlineExceeded []"
+        assert.deepStrictEqual(lines(guarded), [...late, too, too, "1000 ok [1000]"])
+        assert.strictEqual(guarded.timers, 0)
+        // Where nobody guards it, the one that waits ends its wait by itself.
+        const context = { deadline: 500 }
+        const unguarded = yield* Scenario.run(slot, [
+          { at: 0, call: { does: "succeed", after: 500 } },
+          { at: 0, call: "succeed", context, times: 2 },
+          { at: 1000, call: "succeed" }
+        ])
+        const rejected = `500 ${rejection} []`
+        assert.deepStrictEqual(lines(unguarded), ["500 ok [0]", rejected, rejected, "1000 ok [1000]"])
+      }))
+  }
 })
