@@ -23,12 +23,14 @@ import * as Client from "../client/Client.ts"
 import type * as ClientStack from "../client/ClientStack.ts"
 import * as CallError from "../contract/CallError.ts"
 import * as Contract from "../contract/Contract.ts"
+import * as Explain from "../observe/Explain.ts"
 import * as Tcp from "../transport/Tcp.ts"
 import { duration, Ended, ExitCode, isAddress } from "./Flags.ts"
 
 const description = `Call a method and print its answer as JSON.
 
   An error of the method's contract, or of the call, is one line on standard error.
+  With --explain, what was decided on the way comes below it, also when all is well.
 
   Exit codes: 0 the method answered; 1 the command line makes no sense;
   2 the method failed with an error of its contract; 3 the call failed (CallError).`
@@ -67,8 +69,12 @@ const config = {
     Flag.withDescription("The call may be sent twice"),
     Flag.withDefault(false)
   ),
+  explain: Flag.Boolean("explain").pipe(
+    Flag.withDescription("Print what was decided, attempt by attempt, on standard error"),
+    Flag.withDefault(false)
+  ),
   json: Flag.Boolean("json").pipe(
-    Flag.withDescription("Print errors as JSON"),
+    Flag.withDescription("Print errors as JSON, and what --explain says"),
     Flag.withDefault(false)
   )
 }
@@ -99,21 +105,29 @@ export const call = Command.make("call", config, (input) =>
       policy: stackOf(input.attempts, Option.getOrUndefined(input.timeout))
     })
     const deadline = Option.getOrUndefined(input.deadline)
-    return yield* methodOf(client, input.method)(Option.getOrNull(input.payload), { deadline })
+    const made = methodOf(client, input.method)(Option.getOrNull(input.payload), { deadline })
+    return yield* input.explain
+      ? Explain.call(made)
+      : Effect.map(Effect.exit(made), (exit) => ({ exit, log: undefined }))
   }).pipe(
     Effect.scoped,
     Effect.provide([
       Discovery.layerStatic({ [target]: [input.address] }),
       Tcp.layer({ agent: "holdfast call" })
     ]),
-    Effect.exit,
-    Effect.flatMap((exit) => Exit.isSuccess(exit) ? answered(exit.value) : failed(exit.cause, input.json))
+    Effect.flatMap(({ exit, log }) => {
+      const said = Exit.isSuccess(exit) ? answered(exit.value) : failed(exit.cause, input.json)
+      return log === undefined ? said : Effect.ensuring(said, explained(log, input.json))
+    })
   )).pipe(Command.withDescription(description), Command.withShortDescription("Call a method, JSON in and JSON out"))
 
 const answered = Effect.fnUntraced(function*(value: unknown) {
   const isTerminal = yield* (yield* Stdio.Stdio).stdoutIsTerminal
   yield* Console.log(JSON.stringify(value ?? null, null, isTerminal ? 2 : 0))
 })
+
+const explained = (log: Explain.Explanation, json: boolean): Effect.Effect<void> =>
+  Console.error(json ? JSON.stringify(Explain.encode(log)) : Explain.text(log))
 
 /** A schema says what is wrong over several lines. */
 const oneLine = (text: string): string => text.replaceAll(/\s*\n\s*/g, " ")

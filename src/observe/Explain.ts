@@ -162,7 +162,8 @@ const traceOf = (fiber: AnyFiber, call: CallContext.CallContext): string | undef
 /** The cause, with the text in the error that a runner reports: the first failure, or else the first defect. */
 const explained = <E>(cause: Cause.Cause<E>, log: Explanation): Cause.Cause<E> => {
   const reported = cause.reasons.find(Cause.isFailReason) ?? cause.reasons.find(Cause.isDieReason)
-  if (log.steps.length === 0 || reported === undefined) return cause
+  const isTold = log.calls.length > 0 || log.steps.some(({ _tag }) => _tag !== "Attempt")
+  if (!isTold || reported === undefined) return cause
   const longer = Cause.isFailReason(reported)
     ? Cause.makeFailReason(withText(reported.error, log) as E)
     : Cause.makeDieReason(withText(reported.defect, log))

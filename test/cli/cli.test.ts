@@ -6,9 +6,11 @@ import * as Console from "effect/Console"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Runtime from "effect/Runtime"
+import * as Schema from "effect/Schema"
 import * as Http from "node:http"
 import type * as Net from "node:net"
 import { holdfast as command } from "../../src/cli/Commands.ts"
+import * as Explain from "../../src/observe/Explain.ts"
 import { holdfast, type Output, started } from "./process.ts"
 
 /** The same commands without a process, which costs a second: what they print, and the code they would exit with. */
@@ -111,6 +113,38 @@ describe("holdfast call", () => {
         /^CallError RetriesExhausted: .* gave up after 2 attempts .*ECONNREFUSED(?:, next try in \d+ms)?\n$/
       )
       assert.strictEqual(code, 3)
+    }))
+
+  it.live("explains with --explain what was decided, below the answer or the error", () =>
+    Effect.gen(function*() {
+      const answer = yield* run("call", address, "UserService.GetUserInfo", "{\"id\":1001}", "--explain")
+      assert.strictEqual(JSON.parse(answer.out).id, 1001)
+      const there = address.replace("tcp://", "").replaceAll(".", "\\.")
+      assert.match(
+        answer.err,
+        new RegExp(
+          `^UserService\\.GetUserInfo: success in \\S+ ms after 1 attempt, \\S+ s of 10 s left\n +\\S+ ms  attempt 1 -> ${there} success in \\S+ ms\n$`
+        )
+      )
+      const { code, err } = yield* run("call", refused, "A.B", "--attempts", "2", "--explain")
+      assert.match(
+        err,
+        /^CallError RetriesExhausted: .*\nA\.B: failed in .* after 2 attempts, sent no, .*\n.* attempt 1 -> .* ConnectFailed \(refused\) in .*, backoff .*\n.* attempt 2 -> .*\n$/
+      )
+      assert.strictEqual(code, 3)
+    }))
+
+  it.live("explains in JSON with --explain and --json", () =>
+    Effect.gen(function*() {
+      const { err } = yield* run("call", address, "UserService.Nope", "--explain", "--json")
+      const [error, log] = err.trim().split("\n").map((line) => JSON.parse(line))
+      assert.strictEqual(error.reason._tag, "Unimplemented")
+      assert.strictEqual(log.result, "failure")
+      assert.deepStrictEqual(log.steps.map(({ _tag }: Explain.Step) => _tag), ["Attempt", "Ended"])
+      assert.strictEqual(
+        Schema.decodeUnknownSync(Schema.toCodecJson(Explain.Explanation))(log).name,
+        "UserService.Nope"
+      )
     }))
 
   it.live("gives up at the deadline, written as people write it", () =>

@@ -109,7 +109,9 @@ export class Log {
   private omitted = 0
   /** Attempts in flight, by call and number. */
   private readonly flights = new Map<string, Open<Attempt>>()
+  /** By call: the latest attempt, and from when on what happens is of the next. */
   private readonly latest: Array<number> = []
+  private readonly nextAt: Array<number> = []
   private attempts = 0
 
   constructor(call: CallContext, startedAt: number, wallMillis: number) {
@@ -154,6 +156,8 @@ export class Log {
     const latest = this.latest[call] ?? 1
     switch (event._tag) {
       case "RetryScheduled":
+        this.latest[call] = event.call.attempt - 1
+        this.nextAt[call] = event.atMillis + event.delayMillis
         return event.call.attempt - 1
       case "AttemptStarted":
       case "HedgeStarted":
@@ -161,9 +165,10 @@ export class Log {
       case "QueueLeft":
       case "Repicked":
         this.latest[call] = Math.max(latest, event.call.attempt)
+        this.nextAt[call] = Infinity
         return event.call.attempt
       default:
-        return latest
+        return event.atMillis >= (this.nextAt[call] ?? Infinity) ? latest + 1 : latest
     }
   }
 

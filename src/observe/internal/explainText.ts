@@ -54,7 +54,7 @@ const sayings: { readonly [Tag in Step["_tag"]]: (step: Of<Tag>, hedged: boolean
   },
   Rejection: (step) => ` -> ${rejection(step)}`,
   Queue: ({ how, policy, waitedMillis }) =>
-    `, ${how === "admitted" ? "queued" : `${how} in the queue after`} ${duration(waitedMillis)} at ${short(policy)}`,
+    `, ${how === "admitted" ? "queued" : `${how} after`} ${duration(waitedMillis)} in ${short(policy)}`,
   Repick: () => ", picked again",
   Substitute: ({ ageMillis, how, policy }) =>
     ` -> ${policy} ${how}${ageMillis === undefined ? "" : ` ${duration(ageMillis)} old`}`,
@@ -72,10 +72,9 @@ const ending = ({ error, interrupted, result }: Attempt): string => {
 }
 
 const stateWords: Readonly<Record<string, string>> = {
-  Open: "open, opened",
-  HalfOpen: "half-open with its probes taken, since",
-  Recovering: "recovering, since",
-  ForcedOpen: "forced open, since"
+  HalfOpen: "half-open with its probes taken",
+  Recovering: "recovering",
+  ForcedOpen: "forced open"
 }
 
 const rejection = (step: Rejection): string => {
@@ -83,10 +82,13 @@ const rejection = (step: Rejection): string => {
   const name = short(policy)
   const next = (what: string) => retryAfterMillis === undefined ? "" : `, ${what} in ${duration(retryAfterMillis)}`
   switch (error.tag) {
-    case "CircuitOpen":
-      return `${name} circuit ${stateWords[state ?? "Open"]} ${duration(forMillis ?? 0)} ago: ${why}${
-        next("next probe")
-      }`
+    case "CircuitOpen": {
+      const since = duration(forMillis ?? 0)
+      const words = state === undefined || state === "Open"
+        ? `open, opened ${since} ago`
+        : `${stateWords[state]} for ${since}`
+      return `${name} circuit ${words}: ${why}${next("next probe")}`
+    }
     case "BulkheadFull":
       return `${name} bulkhead full, ${limit} in flight and ${queued} queued`
     case "LimitReached":
@@ -119,7 +121,8 @@ const linesOf = (log: Explanation): ReadonlyArray<Line> => {
     // What is outside of the calls goes on where they ended.
     let line = step.call === 0 && log.calls.length > 0 ? latest : byAttempt.get(key)
     if (line === undefined) {
-      line = { atMillis: step.atMillis, text: head(log, step) }
+      const waited = step._tag === "Queue" ? step.waitedMillis : 0
+      line = { atMillis: step.atMillis - waited, text: head(log, step) }
       lines.push(line)
       byAttempt.set(key, line)
     }
