@@ -348,7 +348,8 @@ export interface Target {
   readonly connection?: string | number | undefined
 }
 
-const named = (names: ReadonlyArray<string> | undefined, name: string | undefined): boolean =>
+/** Whether a name is on a list, on which a `*` at the end stands for any rest; without a list any is. */
+export const matches = (names: ReadonlyArray<string> | undefined, name: string | undefined): boolean =>
   names === undefined ||
   (name !== undefined &&
     names.some((pattern) => pattern.endsWith("*") ? name.startsWith(pattern.slice(0, -1)) : name === pattern))
@@ -360,9 +361,9 @@ const drawFor = (script: Script, phase: Phase, what: string, name: string | numb
 /** Whether a phase, while it is active, hits a target. */
 export const hits = (script: Script, phase: Phase, target: Target): boolean => {
   const { radius, toxicity } = phase
-  if (!named(radius.methods, target.method)) return false
-  if (!named(radius.keys, target.key)) return false
-  if (!named(radius.endpoints, target.endpoint)) return false
+  if (!matches(radius.methods, target.method)) return false
+  if (!matches(radius.keys, target.key)) return false
+  if (!matches(radius.endpoints, target.endpoint)) return false
   const connection = target.connection ?? ""
   if (radius.ratio !== undefined && radius.ratio < 1) {
     const of = radius.of ?? "key"

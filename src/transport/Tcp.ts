@@ -71,7 +71,7 @@ const limitsOf = (options: TcpOptions): Limits => {
 }
 
 /** Host and port of `tcp://host:port`, or `undefined`. */
-const parse = (address: string): { readonly host: string; readonly port: number } | undefined => {
+export const parse = (address: string): { readonly host: string; readonly port: number } | undefined => {
   const match = /^tcp:\/\/(?:\[([^\]]+)\]|([^:/]+)):(\d{1,5})$/.exec(address)
   const port = Number(match?.[3])
   return match === null || port > 65_535 ? undefined : { host: (match[1] ?? match[2])!, port }
