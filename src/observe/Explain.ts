@@ -173,11 +173,11 @@ const explained = <E>(cause: Cause.Cause<E>, log: Explanation): Cause.Cause<E> =
 /** The error as it is, seen through one of another message. */
 const withText = (error: unknown, log: Explanation): unknown => {
   if (typeof error !== "object" || error === null) {
-    return new Error(`${String(error)}\n\n${text(log)}`, { cause: error })
+    return new Error(`${String(error)}\n\n${Text.until(log)}`, { cause: error })
   }
   const message = "message" in error ? String(error.message) : ""
   const stack = "stack" in error ? String(error.stack) : ""
-  const longer = `${message}\n\n${text(log)}\n`
+  const longer = `${message}\n\n${Text.until(log)}\n`
   return Object.create(error, {
     message: { value: longer, configurable: true, writable: true },
     stack: { value: stack.replace(message, () => longer), configurable: true, writable: true }

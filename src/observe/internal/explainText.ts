@@ -157,8 +157,15 @@ const summary = (log: Explanation): string => {
 export const line = (log: Explanation): string => linesOf(log).map(({ text }) => text).join("; ")
 
 /** How it ended, and below that a line for each attempt with the time since the start. */
-export const text = (log: Explanation): string => {
+export const text = (log: Explanation): string => [summary(log), ...timed(log)].join("\n")
+
+/** The same under an error that says itself how it ended. */
+export const until = (log: Explanation): string => {
+  const [first = log.name, ...others] = log.calls
+  return [`until then, ${others.length === 0 ? first : `${log.calls.length} calls`}:`, ...timed(log)].join("\n")
+}
+
+const timed = (log: Explanation): ReadonlyArray<string> => {
   const lines = linesOf(log).map(({ atMillis, text }) => `${duration(atMillis).padStart(9)}  ${text}`)
-  const omitted = log.omitted === 0 ? [] : [`${" ".repeat(9)}  ${log.omitted} earlier steps are left out`]
-  return [summary(log), ...omitted, ...lines].join("\n")
+  return log.omitted === 0 ? lines : [`${" ".repeat(9)}  ${log.omitted} earlier steps are left out`, ...lines]
 }
