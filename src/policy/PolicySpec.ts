@@ -278,11 +278,24 @@ export const lint = (
     const spec = yield* read(document)
     const findings = yield* findingsOf(spec, bindings)
     if (findings.some((finding) => finding.severity === "error")) return findings
-    return yield* assemble(spec, trusting(spec, bindings), undefined).pipe(
+    const refused = yield* refusals(spec, trusting(spec, bindings)).pipe(
       Effect.provideService(Policy.CurrentRegistry, undefined),
-      Effect.provideService(CallEvent.CurrentReceiver, undefined),
-      Effect.match({ onFailure: (error) => [refusal(error), ...findings], onSuccess: () => findings })
+      Effect.provideService(CallEvent.CurrentReceiver, undefined)
     )
+    return [...refused, ...findings]
+  })
+
+/** What the constructors refuse, each slot's apart: without the one that is refused, the others are made again. */
+const refusals = (spec: Read, bindings: Bindings): Effect.Effect<ReadonlyArray<Lint.Finding>> =>
+  Effect.matchEffect(assemble(spec, bindings, undefined), {
+    onSuccess: () => Effect.succeed([]),
+    onFailure: (error) => {
+      const finding = refusal(error)
+      const [slot = ""] = finding.path.split(".")
+      if (!Object.hasOwn(spec, slot)) return Effect.succeed([finding])
+      const { [slot as keyof Read]: _, ...rest } = spec
+      return Effect.map(refusals(rest, bindings), (others) => [finding, ...others])
+    }
   })
 
 /** Bindings in which every name of a spec means something. */

@@ -534,6 +534,32 @@ describe("Lint", () => {
       ])
     }))
 
+  it.effect("says of each slot what its constructor refuses, and warns of the rest", () =>
+    Effect.gen(function*() {
+      const found = yield* PolicySpec.lint({
+        timeout: "1 s",
+        circuitBreaker: { slowCallRatio: 0.5, jitter: 0 },
+        adaptiveLimiter: { min: 10, max: 5 },
+        rateLimiter: { limit: 5, burst: 2 },
+        retry: { backoff: { kind: "exponential", base: "1 s", factor: 0.5 } }
+      })
+      assert.deepStrictEqual(found.map(({ path, rule }) => `${rule} ${path}`), [
+        "make backoff.factor",
+        "L4 circuitBreaker.jitter"
+      ])
+      const others = yield* PolicySpec.lint({
+        timeout: "1 s",
+        circuitBreaker: { slowCallRatio: 0.5 },
+        adaptiveLimiter: { min: 10, max: 5 },
+        rateLimiter: { limit: 5, burst: 2 }
+      })
+      assert.deepStrictEqual(others.map(({ path, rule }) => `${rule} ${path}`), [
+        "make rateLimiter.burst",
+        "make circuitBreaker.slowThreshold",
+        "make adaptiveLimiter.max"
+      ])
+    }))
+
   it.effect("calculates with any number of attempts, and calls of any window are refused by name", () =>
     Effect.gen(function*() {
       const spec = (attempts: number, deadline: string) => ({
