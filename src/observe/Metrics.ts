@@ -60,10 +60,6 @@ export const make = (options: MetricsOptions = {}): Effect.Effect<Observer> =>
     return Effect.succeed(observer(new Store(context), cap))
   })
 
-/** The part of a policy's name that is no user's key: `tenants[42]` is `tenants`. */
-const policyOf = (name: string): string =>
-  name.endsWith("]") && name.includes("[") ? name.slice(0, name.indexOf("[")) : name
-
 const reasons: ReadonlySet<string> = new Set(CallError.Reason.members.map(({ fields }) => fields._tag.schema.literal))
 const states: ReadonlySet<string> = new Set(MetricPolicies.circuitStates)
 const oneOf = (known: ReadonlySet<string>, value: string): string => known.has(value) ? value : "other"
@@ -118,36 +114,38 @@ const observer = (store: Store, cap: number): Observer => {
     AttemptStarted: (event) => calls.attemptStarted(event),
     AttemptEnded: (event) => calls.attemptEnded(event),
     CallEnded: (event) => calls.ended(event),
-    RetryScheduled: ({ delayMillis, policy }) => retryDelay.of(policyOf(policy)).record(delayMillis / 1000),
+    RetryScheduled: ({ delayMillis, policy }) =>
+      retryDelay.of(MetricPolicies.withoutKey(policy)).record(delayMillis / 1000),
     HedgeStarted: ({ policy }) => {
-      hedges.of(policyOf(policy)).value++
+      hedges.of(MetricPolicies.withoutKey(policy)).value++
     },
     Rejected: ({ policy, reason }) => {
-      rejections.of(policyOf(policy), oneOf(reasons, reason)).value++
+      rejections.of(MetricPolicies.withoutKey(policy), oneOf(reasons, reason)).value++
     },
-    QueueLeft: ({ how, policy, waitedMillis }) => queueWait.of(policyOf(policy), how).record(waitedMillis / 1000),
+    QueueLeft: ({ how, policy, waitedMillis }) =>
+      queueWait.of(MetricPolicies.withoutKey(policy), how).record(waitedMillis / 1000),
     Repicked: ({ target }) => {
       repicks.of(target).value++
     },
     Transition: ({ from, policy, to }) => {
-      const name = policyOf(policy)
+      const name = MetricPolicies.withoutKey(policy)
       ofPolicies.transitions.of(name, oneOf(states, from), oneOf(states, to)).value++
       if (to === "Open") opened.of(name).value++
     },
     LimitMoved: ({ from, policy, to, why }) => {
-      limitMoves.of(policyOf(policy), to > from ? "up" : "down", causeOf(why)).value++
+      limitMoves.of(MetricPolicies.withoutKey(policy), to > from ? "up" : "down", causeOf(why)).value++
     },
     BudgetMoved: ({ change, policy }) => {
-      budgetMoves.of(policyOf(policy), change).value++
+      budgetMoves.of(MetricPolicies.withoutKey(policy), change).value++
     },
     Substituted: ({ how, policy }) => {
-      ofPolicies.substitutions.of(policyOf(policy), how).value++
+      ofPolicies.substitutions.of(MetricPolicies.withoutKey(policy), how).value++
     },
     Reloaded: ({ accepted, policy }) => {
-      reloads.of(policyOf(policy), accepted ? "accepted" : "refused").value++
+      reloads.of(MetricPolicies.withoutKey(policy), accepted ? "accepted" : "refused").value++
     },
     Warning: ({ policy }) => {
-      ofPolicies.warnings.of(policyOf(policy)).value++
+      ofPolicies.warnings.of(MetricPolicies.withoutKey(policy)).value++
     },
     EndpointChanged: ({ change, endpoint, target }) => {
       endpointChanges.of(target, change).value++

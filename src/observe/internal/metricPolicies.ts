@@ -11,6 +11,10 @@ import type * as Policy from "../../policy/Policy.ts"
 import { list } from "./metricList.ts"
 import { type Definition, release, type Store, type Value } from "./metricSeries.ts"
 
+/** The part of a policy's name that is no user's key: `tenants[42]` is `tenants`. */
+export const withoutKey = (name: string): string =>
+  name.endsWith("]") && name.includes("[") ? name.slice(0, name.indexOf("[")) : name
+
 /** One figure of a policy's state. */
 interface Figure {
   readonly definition: Definition & { readonly kind: "gauge" | "counter" }
