@@ -26,6 +26,7 @@
 import * as Clock from "effect/Clock"
 import * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
+import * as Hex from "effect/encoding/Hex"
 import type * as Exit from "effect/Exit"
 import * as Fiber from "effect/Fiber"
 import * as LogLevel from "effect/LogLevel"
@@ -44,16 +45,14 @@ import * as Events from "./internal/traceEvents.ts"
 import * as Names from "./internal/traceNames.ts"
 import * as Status from "./internal/traceStatus.ts"
 
-/** The spans: name, kind, and what each stands for. */
-export const spans: Readonly<Record<string, Names.SpanName>> = Names.spans
+/** The spans: name, kind, what each stands for and carries. */
+export const spans: ReadonlyArray<Names.SpanName> = Object.values(Names.spans)
 
 /** Every attribute of a span or a span event, and what it says. */
-export const attributes: Readonly<Record<string, string>> = Names.attributes
+export const attributes: Readonly<Record<Names.Attribute, string>> = Names.attributes
 
-/** Every span event, when it comes, and its attributes. */
-export const events: Readonly<
-  Record<string, { readonly about: string; readonly attributes: ReadonlyArray<string> }>
-> = Names.events
+/** Every span event, when it comes and what it carries. */
+export const events: Readonly<Record<Names.EventName, Names.EventAbout>> = Names.events
 
 export interface TracingOptions {
   /**
@@ -109,7 +108,7 @@ const receiver = (sampleRatio: number, circuits: Circuits): CallEvent.Receiver =
         const parent = parentOf(fiber, call)
         if (parent === undefined) {
           if (draw(fiber)) return tracedCall(fiber, self, call, undefined)
-          return Effect.provideService(self, CallContext.Current, { ...call, trace: dropped(fiber) })
+          return Effect.provideService(self, CallContext.Current, { ...call, trace: dropped() })
         }
         return parent.sampled ? tracedCall(fiber, self, call, parent) : self
       }),
@@ -118,7 +117,7 @@ const receiver = (sampleRatio: number, circuits: Circuits): CallEvent.Receiver =
         const parent = parentOf(fiber, call)
         if (!fiber.cache.tracerEnabled) return self(parent && traceOf(parent))
         if (parent === undefined) {
-          return draw(fiber) ? tracedAttempt(fiber, self, call, endpoint, undefined, circuits) : self(dropped(fiber))
+          return draw(fiber) ? tracedAttempt(fiber, self, call, endpoint, undefined, circuits) : self(dropped())
         }
         return parent.sampled ? tracedAttempt(fiber, self, call, endpoint, parent, circuits) : self(traceOf(parent))
       }),
@@ -128,7 +127,7 @@ const receiver = (sampleRatio: number, circuits: Circuits): CallEvent.Receiver =
         const parent = parentOf(fiber, call)
         if (parent === undefined ? draw(fiber) : parent.sampled) return tracedHandler(fiber, self, call, peer, parent)
         // The handler's own spans and calls must find a parent that says no.
-        return Effect.provideService(self, Tracer.ParentSpan, Tracer.externalSpan(parent ?? dropped(fiber)))
+        return Effect.provideService(self, Tracer.ParentSpan, Tracer.externalSpan(parent ?? dropped()))
       })
   }
 }
@@ -305,12 +304,8 @@ const traceOf = ({ sampled, spanId, traceId }: CallContext.TraceContext): CallCo
   sampled
 })
 
-/** What travels of a call that our sampler left out: ids nobody records, and the decision. */
-const dropped = (fiber: AnyFiber): CallContext.TraceContext => {
-  const random = fiber.getRef(Random.Random)
-  const word = () => Math.floor(random.nextDoubleUnsafe() * 0x1_0000_0000).toString(16).padStart(8, "0")
-  return { traceId: word() + word() + word() + word(), spanId: word() + word(), sampled: false }
-}
+/** What travels of a call that our sampler left out: the decision, under ids made as Effect makes a span's. */
+const dropped = (): CallContext.TraceContext => ({ traceId: Hex.random(32), spanId: Hex.random(16), sampled: false })
 
 // Span events -------------------------------------------------------------------------------------
 

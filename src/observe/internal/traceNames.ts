@@ -7,28 +7,59 @@
  * loaded; a test compares them with the package.
  */
 
-/** A span, and when there is one. */
+/** A span, when there is one, and what it carries. */
 export interface SpanName {
   readonly name: string
   readonly kind: "client" | "server"
   readonly about: string
+  readonly attributes: ReadonlyArray<Attribute>
 }
 
 /** What stands for the method in the name of a span. */
 export const method = "{rpc.method}"
 
+const always = [
+  "rpc.system.name",
+  "rpc.method",
+  "rpc.status_code",
+  "error.type",
+  "holdfast.deadline_ms",
+  "holdfast.interrupted"
+] as const
+const failed = ["holdfast.sent", "holdfast.last_error"] as const
+
 export const spans = {
   call: {
     name: method,
     kind: "client",
-    about: "one call, from the deadline guard to the answer, all attempts included"
+    about: "one call, from its deadline guard to its answer, with all attempts and waits",
+    attributes: [...always, ...failed, "holdfast.attempts", "holdfast.retry_budget.balance"]
   },
   attempt: {
     name: `${method} attempt`,
     kind: "client",
-    about: "one attempt at one endpoint, from its send to its answer"
+    about: "one attempt at one endpoint, from its send to its answer; retries and hedges each",
+    attributes: [
+      ...always,
+      ...failed,
+      "server.address",
+      "server.port",
+      "network.transport",
+      "retry.is_retry",
+      "retry.attempt",
+      "retry.parent_id",
+      "holdfast.hedge",
+      "holdfast.endpoint",
+      "holdfast.queued_ms",
+      "holdfast.circuit_breaker.state"
+    ]
   },
-  handler: { name: method, kind: "server", about: "the handler and its middleware, child of the attempt that asked" }
+  handler: {
+    name: method,
+    kind: "server",
+    about: "the handler and its middleware, a child of the attempt that asked",
+    attributes: [...always, "client.address", "client.port", "retry.attempt"]
+  }
 } as const satisfies Record<string, SpanName>
 
 /** Attributes, and what each says. */
@@ -72,7 +103,12 @@ export type Attribute = keyof typeof attributes
 /** Attributes of one span or span event. */
 export type Attributes = { readonly [Name in Attribute]?: string | number | boolean | undefined }
 
-/** Span events, when each comes, and what it carries. */
+/** When a span event comes, and what it carries. */
+export interface EventAbout {
+  readonly about: string
+  readonly attributes: ReadonlyArray<Attribute>
+}
+
 export const events = {
   "holdfast.retry": {
     about: "a retry was decided, and waits for its backoff",
@@ -118,6 +154,6 @@ export const events = {
     about: "a policy does what is allowed and rarely meant",
     attributes: ["holdfast.policy", "holdfast.why"]
   }
-} as const satisfies Record<string, { readonly about: string; readonly attributes: ReadonlyArray<Attribute> }>
+} as const satisfies Record<string, EventAbout>
 
 export type EventName = keyof typeof events
