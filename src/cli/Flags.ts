@@ -2,6 +2,7 @@
 import * as Flag from "effect/cli/Flag"
 import * as Data from "effect/Data"
 import type * as Duration from "effect/Duration"
+import type * as Option from "effect/Option"
 import * as Runtime from "effect/Runtime"
 import * as Schema from "effect/Schema"
 import * as PolicySpec from "../policy/PolicySpec.ts"
@@ -15,6 +16,12 @@ export const duration = (name: string): Flag.Flag<Duration.Duration> =>
     ),
     Flag.withMetavar("duration")
   )
+
+/** The port of a dashboard, if one is wanted. */
+export const dashboardPort: Flag.Flag<Option.Option<number>> = Flag.Int("dashboard-port").pipe(
+  Flag.filter((port) => port >= 0 && port <= 65_535, (port) => `0 to 65535, got ${port}`),
+  Flag.optional
+)
 
 /** An address that a transport of ours understands. */
 export const isAddress = (text: string): boolean => /^tcp:\/\/(\[[^\]]+\]|[^:/]+):\d{1,5}$/.test(text)

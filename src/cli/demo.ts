@@ -6,7 +6,7 @@ import * as Effect from "effect/Effect"
 import * as Option from "effect/Option"
 import * as Demo from "../demo/Demo.ts"
 import * as Summary from "../demo/Summary.ts"
-import { Ended, ExitCode } from "./Flags.ts"
+import { dashboardPort, Ended, ExitCode } from "./Flags.ts"
 
 const description = `Run five server processes under real faults, with two clients.
 
@@ -47,12 +47,10 @@ const config = {
     Flag.withDescription("Write every figure as JSON"),
     Flag.optional
   ),
-  dashboardPort: Flag.Int("dashboard-port").pipe(
-    between(0, 65_535),
+  dashboardPort: dashboardPort.pipe(
     Flag.withDescription(
       "Port of the dashboard and of /metrics on this machine; 0 is any free one (7077, or any free one)"
-    ),
-    Flag.optional
+    )
   ),
   noDashboard: Flag.Boolean("no-dashboard").pipe(
     Flag.withDescription("Show nothing but the terminal"),

@@ -4,10 +4,16 @@ import * as Flag from "effect/cli/Flag"
 import * as Console from "effect/Console"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
+import * as Layer from "effect/Layer"
+import * as Option from "effect/Option"
+import * as Dashboard from "../dashboard/Dashboard.ts"
 import { handlers, UserService } from "../demo/UserService.ts"
+import * as Metrics from "../observe/Metrics.ts"
+import * as Observe from "../observe/Observe.ts"
+import * as Snapshot from "../observe/Snapshot.ts"
 import * as Server from "../server/Server.ts"
 import * as Tcp from "../transport/Tcp.ts"
-import { duration, Ended, ExitCode, isAddress } from "./Flags.ts"
+import { dashboardPort, duration, Ended, ExitCode, isAddress } from "./Flags.ts"
 
 const description = `Serve the example service, UserService, until SIGTERM or SIGINT.
 
@@ -24,13 +30,28 @@ const config = {
   grace: duration("grace").pipe(
     Flag.withDescription("How long to wait for what is in flight (10s)"),
     Flag.withDefault(Duration.seconds(10))
+  ),
+  dashboardPort: dashboardPort.pipe(
+    Flag.withDescription("Port of a dashboard and of /metrics on this machine; 0 is any free one (none)")
   )
 }
 
-export const serve = Command.make("serve", config, ({ grace, listen }) =>
+/** Whoever looks at the server, and where it can be seen. */
+const watched = (port: number) => {
+  const dashboard = Dashboard.layer({ port, routes: Metrics.layerHttp() })
+  const observers = Observe.layer(Snapshot.make({ part: "server" }), Metrics.make())
+  return Layer.mergeAll(dashboard, observers).pipe(Layer.provide(Snapshot.layer))
+}
+
+export const serve = Command.make("serve", config, ({ dashboardPort, grace, listen }) =>
   Effect.gen(function*() {
     const server = yield* Server.make(UserService, { listen, drainGrace: grace })
     yield* Console.log(`listening on ${server.address}`)
+    const dashboard = yield* Effect.serviceOption(Dashboard.Dashboard)
+    if (Option.isSome(dashboard)) {
+      const { url } = dashboard.value
+      yield* Console.log(`dashboard  ${url}\nmetrics    ${url}metrics`)
+    }
     return yield* Effect.onInterrupt(Effect.never, () => {
       // To be told to stop is how this command succeeds.
       process.exitCode = 0
@@ -39,9 +60,14 @@ export const serve = Command.make("serve", config, ({ grace, listen }) =>
   }).pipe(
     Effect.scoped,
     Effect.provide([handlers, Tcp.layer({ agent: "holdfast serve" })]),
+    Effect.provide(Option.match(dashboardPort, { onNone: () => Layer.empty, onSome: watched })),
     Effect.catch((error) =>
       Effect.andThen(
-        Console.error(`CallError ${error.reason._tag}: ${error.message}`),
+        Console.error(
+          error._tag === "CallError"
+            ? `CallError ${error.reason._tag}: ${error.message}`
+            : `holdfast serve: ${error.message}`
+        ),
         Effect.fail(new Ended({ code: ExitCode.call }))
       )
     )

@@ -8,8 +8,8 @@
  * `Snapshot.make({ part: "checkout" })`.
  *
  * It keeps no history but a minute's line per series, and stores nothing: that is
- * what metrics are for. Memory is bounded: 100 methods and 100 endpoints per
- * part, 20 kB each when used; what finds no room is counted as `(others)`. An
+ * what metrics are for. Memory is bounded: 100 methods, 100 endpoints
+ * and 100 served methods per part, 20 kB each when used; what finds no room is counted as `(others)`. An
  * event costs a look-up and an addition. Payloads are never seen.
  *
  * Its HTTP routes and its page are in `holdfast/dashboard`.
@@ -23,6 +23,7 @@ import * as Layer from "effect/Layer"
 import * as Schema from "effect/Schema"
 import type * as Scope from "effect/Scope"
 import * as Stream from "effect/Stream"
+import type * as CallContext from "../contract/CallContext.ts"
 import type * as CallEvent from "../contract/CallEvent.ts"
 import * as Options from "../contract/Options.ts"
 import * as Timer from "../contract/Timer.ts"
@@ -134,6 +135,8 @@ export const Part = Schema.Struct({
   name: Schema.String,
   calls: Calls,
   methods: Schema.Array(Method),
+  /** What handlers did: methods of servers. */
+  served: Schema.Array(Schema.Struct({ name: Schema.String, ...figures })),
   endpoints: Schema.Array(Endpoint),
   budgets: Schema.Array(Budget),
   /** Every policy but budgets, those of endpoints included. */
@@ -270,6 +273,7 @@ class Observed implements Observe.Observer {
   private readonly calls = new Series.Series()
   private readonly methods = new Series.Table(maxSeries)
   private readonly endpoints = new Series.Table(maxSeries)
+  private readonly served = new Series.Table(maxSeries)
 
   constructor(name: string, hub: Hub.Hub<Event>) {
     this.name = name
@@ -290,6 +294,30 @@ class Observed implements Observe.Observer {
     if (line !== undefined) {
       this.hub.publish({ part: this.name, kind: event._tag, ...line, atMillis: event.atMillis })
     }
+  }
+
+  readonly aroundHandler = <A, E, R>(
+    self: Effect.Effect<A, E, R>,
+    call: CallContext.CallContext
+  ): Effect.Effect<A, E, R> => {
+    let begun: { readonly atMillis: number; readonly fiber: Fiber.Fiber<unknown, unknown> } | undefined
+    return Effect.onExitPrimitive(
+      // Counted in the step after the end is in place: between two steps a fiber may be interrupted.
+      Effect.withFiber((fiber) => {
+        begun = { atMillis: Timer.now(fiber), fiber }
+        this.served.of(call.name, begun.atMillis).begin(begun.atMillis)
+        return self
+      }),
+      (exit) => {
+        if (begun === undefined) return undefined
+        const atMillis = Timer.now(begun.fiber)
+        const { reason, verdict } = Events.ofHandler(exit)
+        const series = this.served.of(call.name, atMillis)
+        series.end(atMillis, verdict, atMillis - begun.atMillis, 1)
+        if (reason !== undefined) series.because(reason, atMillis)
+        return undefined
+      }
+    )
   }
 
   private count(event: CallEvent.CallEvent): void {
@@ -338,6 +366,10 @@ class Observed implements Observe.Observer {
       name: this.name,
       calls: this.calls.figures(nowMillis),
       methods: this.methods.entries().map(([name, series]) => ({ name, ...series.figures(nowMillis) })),
+      served: this.served.entries().map(([name, series]) => {
+        const { attempts: _, ...figures } = series.figures(nowMillis)
+        return { name, ...figures }
+      }),
       endpoints: [
         ...endpoints.map((endpoint) => this.endpoint(endpoint, rest, nowMillis)),
         ...unknown.map(([address]) =>

@@ -368,4 +368,38 @@ describe("Balancer", () => {
       assert.deepStrictEqual(lines, ["discovery of users has died, its last addresses stand"])
     })
   )
+
+  test(
+    "announces each endpoint to the registry of policies, until it has finished what it had",
+    Effect.gen(function*() {
+      const known = new Set<Policy.Registered>()
+      const register = (policy: Policy.Registered) => {
+        known.add(policy)
+        return () => known.delete(policy)
+      }
+      const { drained, make, say } = yield* world(["a", "b"])
+      const balancer = yield* Effect.provideService(make, Policy.CurrentRegistry, { register })
+      const hold = yield* Deferred.make<void>()
+      yield* fork(balancer.run(0, () => Deferred.await(hold)))
+      const shown = () => Array.from(known, ({ kind, name, snapshot }) => ({ kind, name, ...(snapshot() as object) }))
+      const of = (address: string) => shown().find(({ name }) => name === `users@${address}`)
+      assert.deepStrictEqual(shown().map(({ name }) => name), ["users@a", "users@b"])
+      const { inFlight, ...rest } = of("a") as { readonly inFlight?: number }
+      assert.deepStrictEqual(rest, {
+        kind: "endpoint",
+        name: "users@a",
+        target: "users",
+        address: "a",
+        connection: "open"
+      } as never)
+      assert.strictEqual(inFlight! + (of("b") as { readonly inFlight?: number }).inFlight!, 1)
+      yield* say(["b"])
+      assert.isDefined(of("a"))
+      yield* drained("a")
+      assert.isUndefined(of("a"))
+      assert.isDefined(of("b"))
+      yield* Deferred.succeed(hold, undefined)
+      yield* drained("b")
+    })
+  )
 })

@@ -301,6 +301,40 @@ describe("Snapshot", () => {
       )
     ))
 
+  it.effect("counts what handlers did: a contract's error and a refusal of the caller's are answers, a defect is not", () =>
+    seen(Effect.scoped(Effect.gen(function*() {
+      const gate = yield* Deferred.make<void>()
+      const answers: ReadonlyArray<Effect.Effect<string, "domain">> = [
+        Effect.delay(Effect.succeed("Ada"), "64 millis"),
+        Effect.fail("domain"),
+        Server.refuse({ _tag: "NotFound", target: "users", detail: "", sent: "no" }),
+        Server.refuse({ _tag: "Unavailable", target: "users", detail: "", sent: "no" }),
+        Effect.die("broken"),
+        Effect.as(Deferred.await(gate), "late")
+      ]
+      const receiver = (yield* CallEvent.CurrentReceiver)!
+      const around = (answer: Effect.Effect<string, "domain">) =>
+        Effect.exit(receiver.aroundHandler!(answer, call, "peer"))
+      const fibers = yield* Effect.forEach(
+        answers,
+        (answer) => Effect.forkChild(around(answer), { startImmediately: true })
+      )
+      yield* TestClock.adjust("64 millis")
+      const during = (yield* part).served[0]!
+      const { failed, inFlight, name, p99Millis, total } = during
+      assert.deepStrictEqual({ failed, inFlight, name, p99Millis, total }, {
+        failed: 2,
+        inFlight: 1,
+        name: "Users.Get",
+        p99Millis: 64,
+        total: 5
+      })
+      assert.deepStrictEqual(during.reasons.map(({ reason }) => reason), ["Defect", "Unavailable"])
+      yield* Fiber.interrupt(fibers[5]!)
+      const after = (yield* part).served[0]!
+      assert.deepStrictEqual([after.inFlight, after.total, after.failed], [0, 5, 2])
+    }))))
+
   it.effect("refuses a part without a name", () =>
     Effect.gen(function*() {
       const exit = yield* Effect.exit(Effect.scoped(Effect.provide(Snapshot.make({ part: "" }), Snapshot.layer)))

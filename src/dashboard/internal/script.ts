@@ -322,17 +322,20 @@ export const script = String.raw`"use strict";
     const endpoints = table("endpoints of " + part.name, ["endpoint", "breaker"].concat(shared), endpointRow);
     endpoints.node.querySelectorAll("th")[1].className = "state";
     const methods = table("methods of " + part.name, ["method"].concat(shared), methodRow);
+    const served = table("methods served by " + part.name, ["served method"].concat(shared), methodRow);
     const budgetList = el("ul", { class: "budgets" });
     const budgets = list(budgetList, budgetRow);
     const summary = el("summary");
     const policyList = el("ol", { class: "policies" });
     const policies = list(policyList, policyRow);
     const details = el("details", {}, [summary, policyList]);
+    const now = el("dl", { class: "now" }, tiles.map((each) => each.node));
+    const figure = el("figure", { class: "chart" }, [chart.node, legend]);
     const node = el("section", { class: "card part", "data-part": part.name, "aria-label": part.name }, [
       el("header", {}, [title, about]),
-      el("dl", { class: "now" }, tiles.map((each) => each.node)),
-      el("figure", { class: "chart" }, [chart.node, legend]),
-      el("div", { class: "tables" }, [endpoints.node, methods.node]),
+      now,
+      figure,
+      el("div", { class: "tables" }, [endpoints.node, methods.node, served.node]),
       budgetList,
       details
     ]);
@@ -357,6 +360,11 @@ export const script = String.raw`"use strict";
         // One that nobody has earned or spent anything in says nothing.
         const used = part.budgets.filter((budget) => budget.balance + budget.granted + budget.refused > 0);
         budgets(used, (budget) => budget.name);
+        // Who only serves makes no calls.
+        const isServer = part.methods.length === 0 && part.served.length > 0;
+        for (const each of [now, figure, about]) each.hidden = isServer;
+        served.node.hidden = part.served.length === 0;
+        served.update(part.served, (method) => method.name);
         details.hidden = part.policies.length === 0;
         say(summary, part.policies.length + (part.policies.length === 1 ? " policy" : " policies"));
         // Several may have one name: those of methods with slots of their own.

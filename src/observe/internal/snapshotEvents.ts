@@ -3,9 +3,11 @@
  * payloads. What the figures show already, the start of everything and what went
  * well, is not told.
  */
+import * as Cause from "effect/Cause"
+import * as Exit from "effect/Exit"
 import * as CallError from "../../contract/CallError.ts"
 import type { CallEvent } from "../../contract/CallEvent.ts"
-import type { Outcome } from "../../contract/Outcome.ts"
+import * as Outcome from "../../contract/Outcome.ts"
 import type { Verdict } from "./snapshotSeries.ts"
 
 /** What an event means to whoever looks: `plain` is neither. */
@@ -99,9 +101,28 @@ const tagOf = (error: unknown): string =>
  * answer; a rejection and a deadline of ours say nothing about an endpoint, but
  * the call failed; one that its caller interrupted did neither.
  */
-export const verdictOf = (outcome: Outcome, error: unknown): Verdict =>
+export const verdictOf = (outcome: Outcome.Outcome, error: unknown): Verdict =>
   outcome.endpoint === "success"
     ? "answered"
     : outcome.endpoint === "failure" || CallError.isCallError(error)
     ? "failed"
     : "ignored"
+
+/**
+ * What became of a handler. An error of the contract is an answer, and so is a
+ * refusal of what the caller asked for; a refusal because the server cannot, and a
+ * defect, are failures.
+ */
+export const ofHandler = (
+  exit: Exit.Exit<unknown, unknown>
+): { readonly verdict: Verdict; readonly reason?: string } => {
+  if (Exit.isSuccess(exit) || exit.cause.reasons.some(Cause.isFailReason)) return { verdict: "answered" }
+  const died = exit.cause.reasons.find(Cause.isDieReason)
+  if (died === undefined) return { verdict: "ignored" }
+  const { defect } = died
+  if (!(defect instanceof CallError.Refused)) return { verdict: "failed", reason: "Defect" }
+  const { reason } = defect
+  return Outcome.classify(reason).endpoint === "failure"
+    ? { verdict: "failed", reason: reason._tag }
+    : { verdict: "answered" }
+}
