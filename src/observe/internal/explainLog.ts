@@ -143,8 +143,7 @@ export class Log {
       this.attempts++
       this.flights.set(`${call}/${attempt}`, step)
     }
-    if (step._tag === "Hedge") this.hedged(step)
-    else this.steps.push(step)
+    this.steps.push(step)
     if (this.steps.length > mostSteps) {
       this.steps.shift()
       this.omitted++
@@ -172,14 +171,6 @@ export class Log {
     }
   }
 
-  /** The token that was withdrawn for it comes after the hedge, in its attempt. */
-  private hedged(step: Extract<Step, { readonly _tag: "Hedge" }>): void {
-    const before = this.steps.at(-1)
-    if (before?._tag === "Budget" && before.call === step.call && before.atMillis === step.atMillis) {
-      this.steps.splice(-1, 1, step, { ...before, attempt: step.attempt })
-    } else this.steps.push(step)
-  }
-
   private land(call: number, event: Of<"AttemptEnded">): void {
     const key = `${call}/${event.call.attempt}`
     const flight = this.flights.get(key)
@@ -199,7 +190,8 @@ export class Log {
     const interrupted = Exit.isFailure(exit) ? Interruption.fromCause(exit.cause) : undefined
     const failed = Exit.isFailure(exit) && !Cause.hasInterruptsOnly(exit.cause)
     const error = failed ? failureOf(Cause.squash(exit.cause)) : undefined
-    const known = this.calls.length > 0 || this.attempts > 0
+    // Without the beginning nothing can be inferred.
+    const known = this.calls.length > 0 || this.attempts > 0 || this.omitted > 0
     const steps = known
       ? this.steps.map((step): Step => ({ ...step }))
       : withAttempts(this.steps, durationMillis, resultOf(exit, error, interrupted))
