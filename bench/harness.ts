@@ -97,13 +97,13 @@ const shuffled = <A>(items: ReadonlyArray<A>): Array<A> => {
 /** Runs until the compiler has settled, and says how many operations fit a round. */
 const sized = async (contender: Contender, roundMillis: number): Promise<number> => {
   const enough = Math.max(15, roundMillis / 4) * 1e6
-  let n = 64
+  let n = 8
   let took = await elapsed(contender, n)
   for (let all = took; all < 2 * enough && n < 1 << 22; all += took) {
     if (took < enough) n *= 2
     took = await elapsed(contender, n)
   }
-  return Math.max(16, Math.round(n * roundMillis * 1e6 / took))
+  return Math.max(8, Math.round(n * roundMillis * 1e6 / took))
 }
 
 interface Sample {
