@@ -593,6 +593,16 @@ describe("Client", () => {
         assert.isDefined(call.pollUnsafe())
         assert.strictEqual(yield* Fiber.join(call), "DeadlineExceeded no")
 
+        // A hook that goes on: from then on it may have been sent, whatever guards stand between.
+        const through: CallEvent.Receiver = { ...hook, aroundAttempt: (self) => self(undefined) }
+        const sent = yield* fork(
+          told(client.UserService.Get({ id: 1 }, { deadline: 1500 })).pipe(
+            Effect.provideService(CallEvent.CurrentReceiver, through)
+          )
+        )
+        yield* TestClock.adjust(1500)
+        assert.strictEqual(yield* Fiber.join(sent), "DeadlineExceeded maybe")
+
         // An attempt's timeout is around the hook too.
         const timed = yield* clientOf({ circuitBreaker: false, retry: false, timeout: 200 })
         const attempt = yield* fork(

@@ -330,6 +330,24 @@ describe("HttpPolicy", () => {
       ])
     }))
 
+  it.effect("reports a failure of what cannot be sent again as final", () =>
+    Effect.gen(function*() {
+      const outcomes: Array<unknown> = []
+      const receiver: CallEvent.Receiver = {
+        event: (event) => {
+          if (event._tag === "AttemptEnded" || event._tag === "CallEnded") outcomes.push(event.outcome)
+        }
+      }
+      const request = HttpClientRequest.post(url).pipe(HttpClientRequest.bodyStream(Stream.make(new Uint8Array(1))))
+      const guarded = HttpPolicy.apply(fake({ status: 503 }).client, yield* retry)
+      const { status } = yield* guarded.execute(request).pipe(
+        Effect.provideService(CallEvent.CurrentReceiver, receiver)
+      )
+      assert.strictEqual(status, 503)
+      assert.lengthOf(outcomes, 2)
+      for (const outcome of outcomes) assert.deepInclude(outcome, { endpoint: "failure", retry: "never" })
+    }))
+
   it.effect("takes a name and a say about idempotency", () =>
     Effect.gen(function*() {
       const { client, seen } = fake({ status: 500 }, { status: 200 })

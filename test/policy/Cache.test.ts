@@ -707,3 +707,35 @@ describe("Cache", () => {
       assert.match(yield* message({ capacity: 0 }), /capacity must be an integer >= 1/)
     }))
 })
+
+describe("Cache.reconfigure", () => {
+  it.effect("goes on under its name, with what is kept and what is under way, and forgets what is too much", () =>
+    Effect.gen(function*() {
+      const cache = yield* Cache.make<number>({ name: "users", ttl: "1 minute", jitter: 0 })
+      const ask = (key: string, value: number, millis = 0) =>
+        cache.run(Effect.delay(Effect.succeed(value), millis)).pipe(CallContext.annotate({ key }))
+      for (const [index, key] of ["a", "b", "c"].entries()) yield* ask(key, index)
+      const flight = yield* start(ask("d", 3, 100))
+      yield* cache.reconfigure({ name: "others", ttl: "30 seconds", capacity: 2, jitter: 0 })
+      assert.deepInclude(yield* cache.stats, { size: 2, inFlight: 1 })
+      const events: Array<CallEvent.CallEvent> = []
+      const looked = Effect.provideService(CallEvent.CurrentReceiver, { event: (event) => void events.push(event) })
+      assert.strictEqual(yield* ask("c", 9).pipe(looked), 2)
+      assert.deepInclude(events[0], { _tag: "Substituted", policy: "users", how: "fresh" })
+      yield* TestClock.adjust(100)
+      assert.strictEqual(yield* Fiber.join(flight), 3)
+      // What was kept is fresh for no longer than the new lifetime, counted from when it was fetched.
+      yield* TestClock.adjust(29_899)
+      assert.deepInclude(yield* cache.peek("call:c"), { how: "fresh" })
+      yield* TestClock.adjust(1)
+      assert.deepInclude(yield* cache.peek("call:c"), { how: "stale" })
+      assert.deepInclude(yield* cache.peek("call:d"), { how: "fresh" })
+    }))
+
+  it.effect("dies on what make dies on, and then changes nothing", () =>
+    Effect.gen(function*() {
+      const cache = yield* Cache.make<number>({ ttl: "1 minute" })
+      const exit = yield* Effect.exit(cache.reconfigure({ ttl: "1 minute", capacity: 0 }))
+      assert.include(String(Exit.isFailure(exit) && Cause.squash(exit.cause)), "Cache.reconfigure: capacity must be")
+    }))
+})

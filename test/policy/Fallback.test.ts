@@ -193,6 +193,29 @@ describe("Fallback", () => {
       }))
   })
 
+  describe("in place of another", () => {
+    it.effect("goes on with its last good answers, as many as it remembers, and those of calls in flight", () =>
+      Effect.gen(function*() {
+        const before = yield* Fallback.make({ stale: { maxAge: "1 minute" } })
+        const after = yield* Fallback.make({ stale: { maxAge: "1 minute", capacity: 2 } })
+        const of = (key: string) => CallContext.annotate({ key })
+        for (const key of ["a", "b", "c"]) yield* before.run(Effect.succeed(key)).pipe(of(key))
+        const late = yield* Effect.forkChild(before.run(Effect.delay(Effect.succeed("d"), 10)).pipe(of("d")))
+        Fallback.succeed(before, after)
+        const recalled = (key: string) => Effect.exit(after.run(Effect.fail("down")).pipe(of(key)))
+        assert.deepStrictEqual(yield* recalled("a"), Exit.fail("down"))
+        assert.deepStrictEqual([yield* recalled("b"), yield* recalled("c")], [Exit.succeed("b"), Exit.succeed("c")])
+        yield* TestClock.adjust(10)
+        yield* Fiber.join(late)
+        assert.deepStrictEqual(yield* recalled("d"), Exit.succeed("d"))
+        // One without a memory has nothing to hand over, and takes nothing.
+        const fixed = yield* Fallback.make({ value: 0 })
+        Fallback.succeed(fixed, after)
+        Fallback.succeed(after, fixed)
+        assert.deepStrictEqual(yield* recalled("d"), Exit.succeed("d"))
+      }))
+  })
+
   describe("reserve", () => {
     const never = Effect.never as Effect.Effect<string>
 

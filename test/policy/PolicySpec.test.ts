@@ -561,6 +561,8 @@ describe("PolicySpec, reload", () => {
       yield* running.reload({ ...spec, adaptiveLimiter: { ...spec.adaptiveLimiter, initial: 6, min: limit + 1 } })
       assert.strictEqual((yield* running.current).slots.adaptiveLimiter, limiter)
       assert.deepInclude(yield* limiter.stats, { limit: limit + 1, inFlight: limit + 1, queued: 1 })
+      yield* running.reload({ ...spec, adaptiveLimiter: { ...spec.adaptiveLimiter, maxQueue: 1 } })
+      assert.strictEqual(reasonOf(yield* Effect.exit(running.run(Effect.void)))?._tag, "LimitReached")
       yield* TestClock.adjust("5 seconds")
       // The one that was queued before had a second.
       assert.deepInclude(yield* limiter.stats, { inFlight: 0, queued: 0 })
@@ -611,7 +613,7 @@ describe("PolicySpec, reload", () => {
         fallback: { stale: { maxAge: "1 h" }, ...fallback },
         cache: { ttl: "10 minutes", ...cache }
       })
-      const bindings = { keys: { all: () => "all" } }
+      const bindings = { keys: { all: () => "all", every: () => "all" } }
       const running = yield* PolicySpec.make(spec({}, {}), bindings)
       const ask = (value: number) => running.run(Effect.succeed(value)).pipe(asked)
       const down = running.run(Effect.fail("down")).pipe(asked)
@@ -629,6 +631,24 @@ describe("PolicySpec, reload", () => {
       assert.strictEqual(yield* ask(4), 4)
       yield* running.reload(spec({ stale: { maxAge: "1 s" } }, { key: "all" }))
       assert.strictEqual(yield* ask(5), 4)
+      yield* running.reload(spec({ stale: { maxAge: "1 s" } }, { key: "every" }))
+      assert.strictEqual(yield* ask(6), 6)
+    }))
+
+  it.effect("gives the permits of a rate limiter that were left in another mode, as far as it saves up as many", () =>
+    Effect.gen(function*() {
+      const bursty = { limit: 5, window: "10 s" } as const
+      const smooth = (burst: number) => ({ ...bursty, mode: "smooth", burst }) as const
+      for (const [burst, left] of [[2, 2], [4, 3]] as const) {
+        const running = yield* PolicySpec.make({ rateLimiter: bursty })
+        yield* Effect.all([running.run(Effect.void), running.run(Effect.void)])
+        yield* running.reload({ rateLimiter: smooth(burst) })
+        const limiter = (yield* running.current).slots.rateLimiter!
+        assert.strictEqual((yield* limiter.stats).available, left)
+        yield* running.run(Effect.void)
+        yield* running.reload({ rateLimiter: bursty })
+        assert.strictEqual((yield* limiter.stats).available, left - 1)
+      }
     }))
 
   it.effect("changes all of a rate limiter: its burst, how long it waits, its mode", () =>

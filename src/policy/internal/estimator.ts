@@ -49,7 +49,7 @@ export const make = (options: Options): Estimator => ({
   cachedFor: 0
 })
 
-/** Takes over what another one of the same window has seen. */
+/** Takes over what another one of the same window has seen, before it has seen anything itself. */
 export const inherit = (self: Estimator, from: Estimator): void => {
   if (from.options.windowMillis !== self.options.windowMillis) return
   for (let slice = 0; slice < slices; slice++) {
@@ -57,7 +57,6 @@ export const inherit = (self: Estimator, from: Estimator): void => {
     self.totals[slice] = from.totals[slice]!
   }
   self.present = from.present
-  self.cachedFor = 0
 }
 
 /** At `buckets` and above: too long to be told apart. */

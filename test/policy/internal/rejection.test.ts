@@ -350,3 +350,36 @@ describe("rejection", () => {
     assert.closeTo(accepted / 120, 50, 1)
   })
 })
+
+describe("other options of the same window", () => {
+  it("are those of a throttle that had them from the start, from the next bucket on", () => {
+    const was = { k: 1.1, kMin: 1.05, minimumCalls: 50, maxRejection: 0.2, forcedPassMillis: 5000 }
+    const wanted = { k: 2, kMin: 1.5, windowMillis: 30_000, minimumCalls: 0, maxRejection: 0.8, forcedPassMillis: 10 }
+    const [changed, made] = [make(was), make(wanted)]
+    for (const core of [changed, made]) {
+      ended(core, 80, false, 0)
+      // Eight of ten are accepted: well for a `k` of 2, and not for one of 1.1.
+      for (let bucket = 1; bucket < 8; bucket++) {
+        ended(core, 8, true, bucket * 750)
+        ended(core, 2, false, bucket * 750)
+      }
+    }
+    assert.isTrue(changed.change(wanted))
+    assert.isAbove(made.ratio(8 * 750), 0)
+    for (let bucket = 8; bucket < 16; bucket++) {
+      assert.strictEqual(changed.ratio(bucket * 750), made.ratio(bucket * 750))
+      assert.strictEqual(changed.mustPass(bucket * 750), made.mustPass(bucket * 750))
+      for (const core of [changed, made]) ended(core, 2, true, bucket * 750)
+    }
+  })
+
+  it("are refused with another window, and change nothing", () => {
+    const core = make()
+    ended(core, 40, false, 0)
+    const ratio = core.ratio(0)
+    assert.isFalse(
+      core.change({ ...{ k: 9, kMin: 9, minimumCalls: 5, maxRejection: 0.9, forcedPassMillis: 1 }, windowMillis: 1 })
+    )
+    assert.strictEqual(core.ratio(0), ratio)
+  })
+})
