@@ -132,7 +132,8 @@ const situationOf = Effect.fnUntraced(function*(scenario: string, set: ReadonlyA
       })
     }
     if (set.length > 0) return yield* new Unusable({ message: "--set: only for a named scenario, not for a file" })
-    return (yield* document(scenario)) as Simulator.Situation
+    const written = yield* document(scenario)
+    return yield* sensible(scenario, Effect.sync(() => Simulator.situation(written)))
   }
   const values = yield* parameters(set)
   const unknown = Object.keys(values).find((field) => !Object.hasOwn(named.parameters, field))

@@ -91,6 +91,17 @@ export interface SimulatorOptions extends Situation {
   readonly progress?: ((share: number, calls: number) => Effect.Effect<void>) | undefined
 }
 
+/**
+ * A situation from data, such as a file: its own fields are checked here, what is in them when it runs.
+ *
+ * Throws a `RangeError` on a field that is not one.
+ */
+export const situation = (document: unknown): Situation => {
+  const known = ["clients", "arrivals", "dependency", "scenario", "faults", "horizon", "interval"]
+  Read.fields("Simulator.situation", "document", document, known)
+  return document as Situation
+}
+
 /** What a client has where it is told nothing: `ClientStack`'s retry, breaker and timeout. */
 export const defaultPolicy = {
   name: "default",
@@ -164,6 +175,7 @@ const lasting = (scenario: Read.ScenarioPlan, faults: FaultScript.Script | undef
 
 const settings = (options: SimulatorOptions, faults: FaultScript.Script | undefined): Settings => {
   const clients = typeof options.clients === "object" ? options.clients : { count: options.clients }
+  Read.fields(where, "clients", clients, ["count", "fanOut", "idempotent", "keys", "method"])
   const horizon = Read.millis(where, "horizon", options.horizon, false)
   const interval = options.interval === undefined
     ? Math.max(100, Math.round(horizon / 10_000) * 100)
@@ -216,6 +228,7 @@ class Run {
   private made = 0
   private succeeded = 0
   private open = 0
+  private counts = true
   private readonly rows: Array<Row> = []
   private since: Counters = { offered: 0, answered: 0, failed: 0, attempts: 0, rejected: 0 }
   /** Calls made per interval, and those of them that were answered. */
@@ -247,6 +260,12 @@ class Run {
 
   get calls(): number {
     return this.made
+  }
+
+  /** Ends what is left, which counts as pending. */
+  end(): void {
+    this.counts = false
+    for (const { tier } of this.system.levels) tier.end()
   }
 
   /** Whether every call has ended. */
@@ -335,6 +354,7 @@ class Run {
     this.madeIn[row]!++
     this.madeAround[around]!++
     const ended = (exit: Exit.Exit<unknown, unknown>) => {
+      if (!this.counts) return
       this.open--
       const succeeded = Exit.isSuccess(exit)
       if (succeeded) {
@@ -424,6 +444,8 @@ class Run {
         calls: this.made,
         answered: this.succeeded,
         failed: this.made - this.succeeded - this.open,
+        arrivals: this.all.count,
+        arrivalsAnswered: this.answered.count,
         pending: this.open,
         success: share(this.succeeded, this.made) ?? 0,
         offeredPerSecond: Stats.round(this.made / seconds),
@@ -515,6 +537,7 @@ export const run = (
       if (options.progress !== undefined) yield* options.progress((index + 1) / rows, run.calls)
     }
     world.advance(settings.horizon + graceMillis, run.isOver)
+    run.end()
     yield* complete(world, Scope.close(scope, Exit.void))
     return run.result(Timer.size(world))
   })

@@ -179,6 +179,14 @@ export const millis = (where: string, field: string, time: Time, zero = true): n
     onNone: () => Options.millis(where, field, time as Duration.Input, zero)
   })
 
+/** Checks that something is an object with no fields but these: it may come from a file, and a misspelt field says nothing. */
+export const fields = (where: string, field: string, given: unknown, known: ReadonlyArray<string>): void => {
+  Options.check(typeof given === "object" && given !== null, where, field, `an object of ${known.join(", ")}`, given)
+  for (const name of Object.keys(given as object)) {
+    Options.check(known.includes(name), where, field, `an object of ${known.join(", ")}`, name)
+  }
+}
+
 /** The 99th percentile of a standard normal distribution. */
 const z99 = 2.3263478740408408
 
@@ -245,6 +253,7 @@ const rate = (where: string, given: Rate): ReadonlyArray<Arrivals.Point> => {
 }
 
 export const arrivals = (where: string, given: ArrivalsOptions): Arrivals.Plan => {
+  fields(where, "arrivals", given, ["kind", "perSecond", "burst", "at", "users", "think"])
   switch (given.kind) {
     case "poisson":
     case "steady":
@@ -330,7 +339,30 @@ const addresses = (where: string, field: string, given: ReadonlyArray<string>): 
   return given
 }
 
-export const dependency = (where: string, given: Dependency, field = "dependency"): TierPlan => ({
+const dependencyFields = [
+  "servers",
+  "concurrency",
+  "service",
+  "queue",
+  "contention",
+  "failure",
+  "cancels",
+  "dropsExpired",
+  "retryAfter",
+  "network",
+  "balancer",
+  "calls"
+]
+
+export const dependency = (where: string, given: Dependency, field = "dependency"): TierPlan => {
+  fields(where, field, given, dependencyFields)
+  if (given.calls !== undefined) {
+    fields(where, `${field}.calls`, given.calls, ["policy", "dependency", "times", "inheritsDeadline"])
+  }
+  return tier(where, given, field)
+}
+
+const tier = (where: string, given: Dependency, field: string): TierPlan => ({
   servers: Options.integer(
     where,
     `${field}.servers`,
@@ -400,8 +432,23 @@ export const scenario = (
   clients: number
 ): ScenarioPlan => {
   if (given === undefined) return { name: undefined, phases: [], from: undefined, until: undefined }
+  fields(where, "scenario", given, ["name", "phases", "from", "until"])
+  Options.check(Array.isArray(given.phases), where, "scenario.phases", "a list of phases", given.phases)
   const phases = given.phases.map((phase, i): PhasePlan => {
     const field = `scenario.phases.${i}`
+    fields(where, field, phase, [
+      "do",
+      "from",
+      "to",
+      "servers",
+      "tier",
+      "clients",
+      "factor",
+      "add",
+      "share",
+      "ratio",
+      "as"
+    ])
     oneOf(where, `${field}.do`, kinds, phase.do, "slow")
     const from = millis(where, `${field}.from`, phase.from)
     const to = millis(where, `${field}.to`, phase.to)

@@ -43,7 +43,7 @@ const figures: ReadonlyArray<Figure> = [
   },
   {
     name: "before, during, after",
-    says: ({ totals }) => [totals.successBefore, totals.successDuring, totals.successAfter].map(percent).join("  "),
+    says: ({ totals }) => [totals.successBefore, totals.successDuring, totals.successAfter].map(percent).join(" · "),
     explains: "the same, by when the call was made: what happens is shaded in the charts"
   },
   {
@@ -441,7 +441,7 @@ table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size
 th, td { padding: 5px 14px 5px 0; text-align: left; border-bottom: 1px solid var(--rule); font-weight: 400; vertical-align: top }
 thead th { color: var(--soft) } tbody tr:last-child > * { border-bottom: 0 } tbody th { white-space: nowrap }
 td.best { font-weight: 650 } td.best::after { content: " ✓"; color: var(--good) }
-thead th::before { content: ""; display: inline-block; width: 10px; height: 10px; border-radius: 5px; margin-right: 6px }
+thead th[class]::before { content: ""; display: inline-block; width: 10px; height: 10px; border-radius: 5px; margin-right: 6px }
 thead th.h0::before { background: var(--p0) } thead th.h1::before { background: var(--p1) }
 thead th.h2::before { background: var(--p2) } thead th.h3::before { background: var(--p3) }
 ${marks}
@@ -461,7 +461,7 @@ const comparison = (results: ReadonlyArray<Result>): string =>
   }</tbody></table></div>`
 
 /** Rows a page shows of what may be thousands. */
-const mostMoves = 40
+const mostMoves = 20
 
 const moves = ({ policy, totals, transitions }: Result): string => {
   if (transitions.length === 0) {

@@ -58,6 +58,9 @@ export interface Totals {
   readonly calls: number
   readonly answered: number
   readonly failed: number
+  /** Arrivals that have ended, and those all of whose calls were answered. Without a fan-out, those of the calls. */
+  readonly arrivals: number
+  readonly arrivalsAnswered: number
   /** Calls that had not ended a minute after the last one was made. */
   readonly pending: number
   /** Share of the calls that were answered. */

@@ -97,7 +97,10 @@ export class Tier {
   readonly hosts: ReadonlyArray<Host>
   readonly options: TierOptions
   readonly responses: Readonly<Record<Answer, Frame.Response>>
+  /** All that are open. */
+  readonly sessions = new Set<SimSession>()
   private readonly byAddress: ReadonlyMap<string, Host>
+  private isOver = false
 
   constructor(hosts: ReadonlyArray<Host>, options: TierOptions) {
     this.hosts = hosts
@@ -108,6 +111,12 @@ export class Tier {
 
   oneWay(): number {
     return Draw.draw(this.options.network, this.options.dice)
+  }
+
+  /** Ends everything at once: what still waits for an answer gets none. */
+  end(): void {
+    this.isOver = true
+    for (const session of this.sessions) session.close("the simulation is over")
   }
 
   /** The transport of one caller. `route` picks the host behind an address that is not one host's. */
@@ -143,7 +152,9 @@ export class Tier {
       }
       const event = world.after(this.oneWay() + this.oneWay(), () =>
         resume(
-          host?.down === true ? Effect.fail(connectFailed(address, "refused", "nobody listens")) : Effect.succeed(host)
+          this.isOver || host?.down === true
+            ? Effect.fail(connectFailed(address, "refused", "nobody listens"))
+            : Effect.succeed(host)
         ))
       return Effect.sync(() => {
         event.run = undefined
@@ -181,6 +192,7 @@ export class SimSession implements Session {
     this.address = address
     this.greeted = host?.server.isFrozen !== true
     host?.sessions.add(this)
+    tier.sessions.add(this)
   }
 
   get inFlight(): number {
@@ -268,6 +280,7 @@ export class SimSession implements Session {
     if (this.status === "closed") return
     this.status = "closed"
     this.host?.sessions.delete(this)
+    this.tier.sessions.delete(this)
     while (this.pending.length > 0) this.pending.at(-1)!.fail(lost(this.address, why, "maybe"))
     this.changed()
   }
