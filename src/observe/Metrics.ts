@@ -78,9 +78,14 @@ const causes = [
 const causeOf = (why: string): string =>
   causes.find((cause) => why.startsWith(cause)) ?? (why.includes("probes succeeded") ? "recovering" : "other")
 
-/** What is done about each event: all of them, or it does not compile. */
+/** What every call has. */
+type Common = "CallStarted" | "AttemptStarted" | "AttemptEnded" | "CallEnded"
+
+/** What is done about each other event: all of them, or it does not compile. */
 type Handlers = {
-  readonly [Tag in CallEvent.CallEvent["_tag"]]: (event: Extract<CallEvent.CallEvent, { readonly _tag: Tag }>) => void
+  readonly [Tag in Exclude<CallEvent.CallEvent["_tag"], Common>]: (
+    event: Extract<CallEvent.CallEvent, { readonly _tag: Tag }>
+  ) => void
 }
 
 const observer = (store: Store, cap: number): Observer => {
@@ -110,10 +115,6 @@ const observer = (store: Store, cap: number): Observer => {
   const refused = family(all.serverRefused)
 
   const handlers: Handlers = {
-    CallStarted: (event) => calls.started(event),
-    AttemptStarted: (event) => calls.attemptStarted(event),
-    AttemptEnded: (event) => calls.attemptEnded(event),
-    CallEnded: (event) => calls.ended(event),
     RetryScheduled: ({ delayMillis, policy }) =>
       retryDelay.of(MetricPolicies.withoutKey(policy)).record(delayMillis / 1000),
     HedgeStarted: ({ policy }) => {
@@ -163,7 +164,21 @@ const observer = (store: Store, cap: number): Observer => {
     }
   }
   return {
-    event: (event) => handlers[event._tag](event as never),
+    event: (event) => {
+      // Those that every call has go first: a look-up in the table costs as much as what is done about them.
+      switch (event._tag) {
+        case "CallStarted":
+          return calls.started(event)
+        case "AttemptStarted":
+          return calls.attemptStarted(event)
+        case "AttemptEnded":
+          return calls.attemptEnded(event)
+        case "CallEnded":
+          return calls.ended(event)
+        default:
+          return handlers[event._tag](event as never)
+      }
+    },
     aroundHandler: (self, call) => handling.around(self, call),
     policies: MetricPolicies.make(store, cap, (name) => {
       for (const family of Object.values(ofPolicies)) family.drop(name)

@@ -169,6 +169,9 @@ export class Names<A> {
   private readonly cap: number
   private readonly make: (name: string) => A
   private readonly named = new Map<string, A>()
+  // The name asked for last is most often asked for next: a comparison instead of a look-up.
+  private latest: string | undefined
+  private latestRecord: A | undefined
 
   constructor(cap: number, make: (name: string) => A) {
     this.cap = cap
@@ -176,9 +179,17 @@ export class Names<A> {
   }
 
   of(name: string): A {
+    if (name === this.latest) return this.latestRecord!
+    const record = this.find(name)
+    this.latest = name
+    this.latestRecord = record
+    return record
+  }
+
+  private find(name: string): A {
     const known = this.named.get(name)
     if (known !== undefined) return known
-    if (this.named.size >= this.cap && name !== other) return this.of(other)
+    if (this.named.size >= this.cap && name !== other) return this.find(other)
     const made = this.make(name)
     this.named.set(name, made)
     return made
@@ -188,6 +199,7 @@ export class Names<A> {
   drop(name: string): A | undefined {
     const known = this.named.get(name)
     this.named.delete(name)
+    this.latest = undefined
     return known
   }
 }
