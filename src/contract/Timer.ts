@@ -73,6 +73,8 @@ class Queue {
   private made = 0
   private armedAt = Infinity
   private readonly alarm: Alarm
+  /** Whoever wants to know who added what. */
+  watchers: ReadonlyArray<(entry: Entry) => void> | undefined
 
   constructor(clock: Clock.Clock) {
     this.clock = clock
@@ -88,6 +90,7 @@ class Queue {
 
   add(at: number, run: () => void, scheduler: Scheduler.Scheduler): Entry {
     const entry = new Entry(at, this.made++, run, this)
+    if (this.watchers !== undefined) { for (const watcher of this.watchers) watcher(entry) }
     this.push(entry)
     if (this.live++ === 0) this.alarm.busy()
     if (at < this.armedAt) this.arm(at, scheduler)
@@ -268,3 +271,24 @@ export const schedule = (fiber: Fiber.Fiber<unknown, unknown>, atMillis: number,
 
 /** How many timers of a clock are live: 0 when nothing of ours waits for time to pass. */
 export const size = (clock: Clock.Clock): number => queueOf(clock).size
+
+/** A timer that somebody watches for. */
+export interface Watched {
+  readonly atMillis: number
+  readonly isLive: () => boolean
+}
+
+/**
+ * Tells of every timer of a clock from now on, synchronously within the call that
+ * schedules it, so that its stack says whose it is. Returns what stops it. For
+ * tests that look for what was left behind.
+ */
+export const watch = (clock: Clock.Clock, told: (timer: Watched) => void): () => void => {
+  const queue = queueOf(clock)
+  const watcher = (entry: Entry) => told({ atMillis: entry.at, isLive: () => entry.run !== undefined })
+  queue.watchers = [...queue.watchers ?? [], watcher]
+  return () => {
+    const others = queue.watchers?.filter((other) => other !== watcher) ?? []
+    queue.watchers = others.length === 0 ? undefined : others
+  }
+}

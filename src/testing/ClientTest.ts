@@ -27,6 +27,7 @@ import * as Server from "../server/Server.ts"
 import * as InMemory from "../transport/InMemory.ts"
 import * as Chaos from "./Chaos.ts"
 import type * as FaultScript from "./FaultScript.ts"
+import * as Leaks from "./Leaks.ts"
 
 export interface ClientTestOptions<
   Tag extends string,
@@ -64,10 +65,10 @@ export const make = <
     Options.integer("ClientTest.make", "endpoints", endpoints, 1)
     const addresses = Array.from({ length: endpoints }, (_, n) => `memory://${target}-${n + 1}`)
     const transport = faults === undefined
-      ? InMemory.layer
-      : Layer.orDie(Layer.provide(Chaos.layer(faults), InMemory.layer))
+      ? Leaks.transport
+      : Layer.orDie(Layer.provide(Chaos.layer(faults), Leaks.transport))
     const world = yield* Layer.build(
-      Layer.mergeAll(transport, Discovery.layerStatic({ [target]: addresses }), handlers)
+      Layer.mergeAll(Layer.provide(transport, InMemory.layer), Discovery.layerStatic({ [target]: addresses }), handlers)
     )
     return yield* Effect.gen(function*() {
       for (const listen of addresses) {

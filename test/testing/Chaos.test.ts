@@ -142,7 +142,7 @@ describe("Chaos", () => {
           { name: "cut", from: "1 s", to: "1001ms", fault: { kind: "reset" } }
         ]
       })
-      const results = yield* calls([0, 1500, 5000], (n) => client.Users.Get({ id: n }))
+      const results = yield* calls([0, 1500, 4500], (n) => client.Users.Get({ id: n }))
       assert.deepStrictEqual(results, ["ConnectFailed no 0", "ConnectFailed no 0", "user 2 0"])
     })
   )
