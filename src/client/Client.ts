@@ -310,14 +310,19 @@ const call = (
     // Where the latest attempt went, and from the second on where all before it did.
     let latest: Endpoint | undefined
     let been: Array<Endpoint> | undefined
+    let attempts = 0
     const attemptOf = (given?: CallContext.CallContext): Effect.Effect<unknown, unknown> => {
       if (latest !== undefined) (been ??= []).push(latest)
       const at = (endpoint: Endpoint, call?: CallContext.CallContext): Effect.Effect<unknown, unknown> => {
         latest = endpoint
-        if (call !== undefined) return send(fiber, callable, endpoint, call, made.success, body, startedAt)
+        if (call !== undefined) {
+          attempts = Math.max(attempts, call.attempt)
+          return send(fiber, callable, endpoint, call, made.success, body, startedAt)
+        }
         // An attempt begins, and its time, when the endpoint's policies have let it go.
         return Effect.withFiber((current) => {
           const call = current.getRef(CallContext.Current)
+          attempts = Math.max(attempts, call.attempt)
           return send(current, callable, endpoint, call, made.success, body, startedAt)
         })
       }
@@ -332,13 +337,23 @@ const call = (
       const first = attemptOf(context)
       return answered(stack.retry?.runCall(first, attempt, fiber, context, startedAt) ?? first)
     }
-    const stacked = stack.call.run(stack.attempt.run(attempt))
+    const isPlain = stack.isPlain && !isLate && !CallEvent.mayWait(receiver)
+    const stacked = isPlain
+      // Begun within what stands around the call, which may have given it another trace.
+      ? Effect.suspend(() => {
+        const call = fiber.getRef(CallContext.Current)
+        const first = attemptOf(call)
+        return stack.retry?.runCall(first, attempt, fiber, call, startedAt) ?? first
+      })
+      : stack.call.run(stack.attempt.run(attempt))
     const guarded = answered(
       stack.queues || CallEvent.mayWait(receiver) || isLate
         ? Timeout.guardAttempts(stacked, context.deadline)
         : stacked
     )
-    const observed = receiver === undefined ? guarded : Observed.call(receiver, fiber, guarded, context, startedAt)
+    const observed = receiver === undefined
+      ? guarded
+      : Observed.call(receiver, fiber, guarded, context, startedAt, () => attempts)
     return Effect.provideService(observed, CallContext.Current, context)
   })
 

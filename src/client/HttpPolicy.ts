@@ -42,6 +42,7 @@ import * as HttpClientError from "effect/http/HttpClientError"
 import type * as HttpClientRequest from "effect/http/HttpClientRequest"
 import type * as HttpClientResponse from "effect/http/HttpClientResponse"
 import * as Stream from "effect/Stream"
+import * as Tracer from "effect/Tracer"
 import * as CallContext from "../contract/CallContext.ts"
 import * as CallError from "../contract/CallError.ts"
 import * as CallEvent from "../contract/CallEvent.ts"
@@ -115,12 +116,14 @@ const guard = <E1, R1, E, R>(
         ? Observed.judged(exit, call)
         : { outcome: Outcome.classify(reason), error: new CallError.CallError(reason) }
     }
+    let attempts = 0
     const attempt = Effect.withFiber((current) => {
       answers.close(undefined)
       const receiver = CallEvent.receiverOf(current)
-      return receiver === undefined
-        ? send
-        : Observed.attempt(receiver, current, () => send, current.getRef(CallContext.Current), origin, told)
+      if (receiver === undefined) return send
+      const call = current.getRef(CallContext.Current)
+      attempts = Math.max(attempts, call.attempt)
+      return Observed.attempt(receiver, current, carrying(send), call, origin, told)
     }).pipe(
       Effect.flatMap((response) => Effect.withFiber((current) => answers.judge(response, current)))
     )
@@ -135,9 +138,15 @@ const guard = <E1, R1, E, R>(
     const receiver = CallEvent.receiverOf(fiber)
     const observed = receiver === undefined
       ? closing
-      : Observed.call(receiver, fiber, closing, call, Timer.now(fiber), told)
+      : Observed.call(receiver, fiber, closing, call, Timer.now(fiber), () => attempts, told)
     return Effect.provideService(observed, CallContext.Current, call)
   })
+
+/** The HTTP client puts the span around it into the headers, which of an attempt that is traced is the attempt's own. */
+const carrying = <A, E, R>(send: Effect.Effect<A, E, R>) => (trace: CallContext.TraceContext | undefined) =>
+  trace === undefined || trace.sampled
+    ? send
+    : Effect.provideService(send, Tracer.ParentSpan, Tracer.externalSpan(trace))
 
 /** The responses of one request. */
 class Answers {

@@ -2,9 +2,11 @@ import { assert, describe, it } from "@effect/vitest"
 import { SpanStatusCode } from "@opentelemetry/api"
 import { InMemoryLogRecordExporter, SimpleLogRecordProcessor } from "@opentelemetry/sdk-logs"
 import { AlwaysOffSampler, type ReadableSpan } from "@opentelemetry/sdk-trace-base"
-import { Context, Effect, Exit, Fiber, Layer, Random, References, Tracer } from "effect"
+import { Context, Effect, Exit, Fiber, Layer, Metric, Option, Random, References, Tracer } from "effect"
+import { HttpClient, HttpClientResponse } from "effect/http"
 import { TestClock } from "effect/testing"
 import type * as ClientStack from "../../src/client/ClientStack.ts"
+import * as HttpPolicy from "../../src/client/HttpPolicy.ts"
 import * as CallContext from "../../src/contract/CallContext.ts"
 import type * as CallEvent from "../../src/contract/CallEvent.ts"
 import * as Observe from "../../src/observe/Observe.ts"
@@ -485,6 +487,71 @@ describe("Tracing", () => {
       assert.strictEqual(runs, 2)
       const [page] = spans
       assert.sameMembers(page!.events.map(([name]) => name), ["holdfast.retry", "holdfast.substituted"])
+    }))
+
+  it.effect("traces requests behind HttpPolicy, and has the HTTP client carry the attempt's context", () =>
+    Effect.gen(function*() {
+      const requested = (sampleRatio: number) =>
+        Effect.gen(function*() {
+          const headers: Array<string | undefined> = []
+          const statuses = [503, 200]
+          const client = HttpClient.make((request) => {
+            headers.push(request.headers["traceparent"])
+            return Effect.sync(() =>
+              HttpClientResponse.fromWeb(request, new Response("", { status: statuses.shift()! }))
+            )
+          })
+          const { layer, spans } = counting()
+          yield* lasting(HttpPolicy.apply(client, yield* Retry.make({ attempts: 2 })).get("http://shop.test/carts"))
+            .pipe(
+              Effect.provide(Layer.merge(Observe.layer(Tracing.make({ sampleRatio })), layer))
+            )
+          return { headers, spans }
+        })
+      const { headers, spans } = yield* requested(1)
+      const [call, first, firstSent, second, secondSent] = spans
+      assert.deepStrictEqual(
+        spans.map(({ name }) => name),
+        ["", " attempt", undefined, " attempt", undefined].map((what) =>
+          what === undefined ? "GET" : `GET http://shop.test${what}`
+        )
+      )
+      assert.deepStrictEqual(
+        [first, firstSent, second, secondSent].map((span) => Option.getOrThrow(span!.parent).spanId),
+        [call, first, call, second].map((span) => span!.spanId)
+      )
+      assert.deepInclude(Object.fromEntries(second!.attributes), {
+        "server.address": "shop.test",
+        "retry.attempt": 2,
+        "holdfast.endpoint": "http://shop.test"
+      })
+      assert.strictEqual(call!.attributes.get("holdfast.attempts"), 2)
+      assert.deepStrictEqual(
+        headers,
+        [firstSent, secondSent].map((span) => `00-${span!.traceId}-${span!.spanId}-01`)
+      )
+
+      const dropped = yield* requested(0)
+      assert.deepStrictEqual(dropped.spans.map(({ sampled }) => sampled), [false, false])
+      assert.match(`${dropped.headers[0]}`, /-00$/)
+      assert.strictEqual(new Set(dropped.headers.map((header) => header!.slice(3, 35))).size, 1)
+    }))
+
+  it.effect("waits for nothing, so that no call needs a fiber on its account", () =>
+    Effect.gen(function*() {
+      const started = (receivers: Layer.Layer<never>) =>
+        Effect.gen(function*() {
+          const client = yield* ClientTest.make(Shop, handlers)
+          let fibers = 0
+          const metrics = { recordFiberStart: () => void fibers++, recordFiberEnd: () => {} }
+          yield* Effect.provideService(client.Shop.Buy({ steps: ["ok"] }), Metric.FiberRuntimeMetrics, metrics)
+          return fibers
+        }).pipe(Effect.scoped, Effect.provide(receivers))
+      const bare = yield* started(Layer.empty)
+      const waiting: Effect.Effect<CallEvent.Receiver> = Effect.succeed({ event: () => {}, aroundCall: (self) => self })
+      const silent: Effect.Effect<CallEvent.Receiver> = Effect.succeed({ event: () => {} })
+      assert.strictEqual(yield* started(Observe.layer(Tracing.make(), silent)), bare)
+      assert.isAbove(yield* started(Observe.layer(Tracing.make(), waiting)), bare)
     }))
 
   it.effect("tells nobody where no span is, or it has ended", () =>
