@@ -213,7 +213,7 @@ const guardCall = <A, E, R>(
     })
     return resume(Effect.fail(error))
   }
-  const progress: Progress.Progress = { deadline, last: undefined, sent, outer: fiber.getRef(Progress.Current) }
+  const progress: Progress.Progress = { deadline, last: undefined, sent }
   const context = Context.add(Context.add(contextOf<R>(fiber), CallContext.Current, call), Progress.Current, progress)
   const expired = () =>
     new CallError.CallError({

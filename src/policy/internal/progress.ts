@@ -17,8 +17,6 @@ export interface Progress {
   last: unknown
   /** `"no"` until an attempt begins, where the attempts of what is guarded say so (`begun`); else `"maybe"`. */
   sent: Sent
-  /** That of the guard outside. */
-  readonly outer: Progress | undefined
 }
 
 /** The innermost guarded call's progress; `undefined` where no deadline guards one. */
@@ -32,9 +30,10 @@ export const failed = (fiber: Fiber.Fiber<unknown, unknown>, error: unknown): vo
   if (progress !== undefined) progress.last = error
 }
 
-/** Notes that an attempt begins: from now on it may have been sent. */
+/** Notes that an attempt begins, to the guard whose attempts say so: from now on it may have been sent. */
 export const begun = (fiber: Fiber.Fiber<unknown, unknown>): void => {
-  for (let progress = fiber.getRef(Current); progress !== undefined; progress = progress.outer) progress.sent = "maybe"
+  const progress = fiber.getRef(Current)
+  if (progress !== undefined) progress.sent = "maybe"
 }
 
 /** Whether a guard outside answers at a deadline, or before. */

@@ -378,7 +378,7 @@ describe("other options of the same window", () => {
     ended(core, 40, false, 0)
     const ratio = core.ratio(0)
     assert.isFalse(
-      core.change({ ...{ k: 9, kMin: 9, minimumCalls: 5, maxRejection: 0.9, forcedPassMillis: 1 }, windowMillis: 1 })
+      core.change({ k: 9, kMin: 9, windowMillis: 1, minimumCalls: 5, maxRejection: 0.9, forcedPassMillis: 1 })
     )
     assert.strictEqual(core.ratio(0), ratio)
   })
