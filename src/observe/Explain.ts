@@ -180,14 +180,14 @@ const withText = (error: unknown, log: Explanation): unknown => {
   const longer = `${message}\n\n${Text.until(log)}\n`
   return Object.create(error, {
     message: { value: longer, configurable: true, writable: true },
-    stack: { value: stack.replace(message, () => longer), configurable: true, writable: true }
+    stack: { value: stack.replace(message || /$/m, () => longer), configurable: true, writable: true }
   })
 }
 
 // The last calls ----------------------------------------------------------------------------------
 
 export interface ExplainOptions {
-  /** Logs kept: an integer `>= 1`. Default 200, which is 200 kB at two attempts per call. */
+  /** Logs kept: an integer `>= 1`. Default 200, which is 270 kB at two attempts per call. */
   readonly capacity?: number | undefined
   /** A call that took this long is slow, and kept as one that failed is. Default 1 second. */
   readonly slow?: Duration.Input | undefined

@@ -1,14 +1,15 @@
 /**
  * The last logs, of which the failed and the slow stay longest: a log that is
- * neither goes before any that is. Bounded; state is one list each.
+ * neither goes before any that is. Bounded; both sets keep the order of coming.
  */
 import type { Explanation } from "./explainSteps.ts"
 
 export class Ring {
   private readonly capacity: number
   private readonly slowMillis: number
-  private readonly plain: Array<Explanation> = []
-  private readonly notable: Array<Explanation> = []
+  // To give up its oldest, an array moves all the others: at 10,000 logs that doubled the cost of a call's log.
+  private readonly plain = new Set<Explanation>()
+  private readonly notable = new Set<Explanation>()
 
   constructor(capacity: number, slowMillis: number) {
     this.capacity = capacity
@@ -17,16 +18,21 @@ export class Ring {
 
   add(log: Explanation): void {
     const isNotable = log.result === "failure" || log.durationMillis >= this.slowMillis
-    if (isNotable) this.notable.push(log)
-    else this.plain.push(log)
-    if (this.plain.length + this.notable.length <= this.capacity) return
-    if (this.plain.length > 0) this.plain.shift()
-    else this.notable.shift()
+    const logs = isNotable ? this.notable : this.plain
+    logs.add(log)
+    if (this.plain.size + this.notable.size > this.capacity) dropOldest(this.plain.size > 0 ? this.plain : this.notable)
   }
 
   /** Latest end first. */
   recent(): ReadonlyArray<Explanation> {
     const endOf = (log: Explanation) => log.startedAtMillis + log.durationMillis
     return [...this.plain, ...this.notable].toSorted((a, b) => endOf(b) - endOf(a))
+  }
+}
+
+const dropOldest = (logs: Set<Explanation>): void => {
+  for (const oldest of logs) {
+    logs.delete(oldest)
+    return
   }
 }

@@ -50,8 +50,8 @@ export const Backoff = Schema.TaggedStruct("Backoff", {
   policy: Schema.String,
   delayMillis: millis,
   retryAfterMillis: maybe(millis),
-  /** What is retried; `undefined` for a result that was found wanting. */
-  error: maybe(Failure)
+  /** What is retried: an error, or a result that was found wanting. */
+  error: Failure
 })
 
 /** `attempt` starts, because the one before it is slow. */
