@@ -11,6 +11,7 @@ import * as Timer from "../../src/contract/Timer.ts"
 import * as Explain from "../../src/observe/Explain.ts"
 import * as Observe from "../../src/observe/Observe.ts"
 import * as Tracing from "../../src/observe/Tracing.ts"
+import * as AdaptiveLimiter from "../../src/policy/AdaptiveLimiter.ts"
 import * as Backoff from "../../src/policy/Backoff.ts"
 import * as Bulkhead from "../../src/policy/Bulkhead.ts"
 import * as Cache from "../../src/policy/Cache.ts"
@@ -372,6 +373,32 @@ describe("Explain.call", () => {
           "     0 ms  attempt 1, rejected after 50 ms in pool -> pool bulkhead full, 1 in flight and 0 queued"
         ])
         yield* Fiber.interrupt(busy)
+      })
+    )
+
+    test(
+      "that waits for a permit, gets it, or is interrupted while it waits",
+      Effect.gen(function*() {
+        const limiter = yield* AdaptiveLimiter.make({ initial: 1, max: 1, name: "learnt" })
+        const first = yield* Effect.forkChild(Policy.apply(Effect.sleep(90), limiter), { startImmediately: true })
+        const waiting = yield* Effect.forkChild(
+          Explain.call(Effect.gen(function*() {
+            const fiber = yield* Effect.forkChild(named(Policy.apply(works, limiter)), { startImmediately: true })
+            yield* Effect.sleep(30)
+            yield* Fiber.interrupt(fiber)
+            return yield* Fiber.join(fiber)
+          })),
+          { startImmediately: true }
+        )
+        assert.deepStrictEqual(yield* told(named(Policy.apply(works, limiter))), [
+          "search: success in 110 ms after 1 attempt",
+          "     0 ms  attempt 1, queued 90 ms in learnt -> success in 20 ms"
+        ])
+        assert.strictEqual(
+          Explain.line((yield* Fiber.join(waiting)).log),
+          "attempt 1, interrupted after 30 ms in learnt"
+        )
+        yield* Fiber.join(first)
       })
     )
 
