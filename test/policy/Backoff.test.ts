@@ -1,7 +1,10 @@
 import { assert, describe, it } from "@effect/vitest"
 import { Duration, Effect, Random } from "effect"
 import * as Backoff from "../../src/policy/Backoff.ts"
-import { delays, drawing } from "../support/delays.ts"
+import * as ScheduleProbe from "../../src/testing/ScheduleProbe.ts"
+import { drawing } from "../support/drawing.ts"
+
+const delays = (backoff: Backoff.Backoff, count: number) => ScheduleProbe.delays(backoff, { count })
 
 const at = (backoff: Backoff.Backoff, draw: number, count: number) =>
   Effect.map(delays(backoff, count).pipe(drawing(draw)), (delays) => delays.map((delay) => Number(delay.toFixed(6))))

@@ -10,7 +10,7 @@ import * as CircuitBreaker from "../../src/policy/CircuitBreaker.ts"
 import * as Policy from "../../src/policy/Policy.ts"
 import * as Retry from "../../src/policy/Retry.ts"
 import * as RetryBudget from "../../src/policy/RetryBudget.ts"
-import { drawing } from "../support/delays.ts"
+import { drawing } from "../support/drawing.ts"
 import { interruptEverywhere } from "../support/interruptEverywhere.ts"
 import {
   circuitOpen,
