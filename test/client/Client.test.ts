@@ -576,6 +576,24 @@ describe("Client", () => {
     )
 
     test(
+      "that passes while a second attempt queues says that the first may have been sent",
+      Effect.gen(function*() {
+        yield* counting(a, [response(Frame.Status.remote, JSON.stringify({ code: "A-E-1", retry: "safe" })), undefined])
+        const client = yield* clientOf({
+          circuitBreaker: false,
+          retry: { attempts: 2, budget: false, backoff: Schedule.spaced(100) },
+          timeout: false,
+          bulkhead: { limit: 1, maxQueue: 1 }
+        })
+        const call = yield* fork(told(client.UserService.Get({ id: 1 }, { deadline: 1500 })))
+        const hung = yield* fork(client.UserService.Get({ id: 2 }))
+        yield* TestClock.adjust(1500)
+        assert.strictEqual(yield* Fiber.join(call), "DeadlineExceeded maybe")
+        yield* Fiber.interrupt(hung)
+      })
+    )
+
+    test(
       "holds around a receiver's hook, whatever it waits for",
       Effect.gen(function*() {
         yield* counting(a, [undefined])
