@@ -14,6 +14,7 @@ import * as Context from "effect/Context"
 import * as Data from "effect/Data"
 import type * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
+import * as HttpMiddleware from "effect/http/HttpMiddleware"
 import * as HttpRouter from "effect/http/HttpRouter"
 import * as HttpServer from "effect/http/HttpServer"
 import * as HttpServerRequest from "effect/http/HttpServerRequest"
@@ -92,7 +93,8 @@ export const make = <R = never>(
     Options.integer(where, "port", port ?? defaultPort, 0, 65_535)
     Options.check(host !== "", where, "host", "an address", host)
     const app = Layer.mergeAll(
-      HttpRouter.use((router) => router.addGlobalMiddleware(onlyFor([...loopback, ...hosts]))),
+      // An address that is listened on is no name, and cannot be bound to another.
+      HttpRouter.use((router) => router.addGlobalMiddleware(onlyFor([...loopback, host, `[${host}]`, ...hosts]))),
       routes({ interval }),
       options.routes ?? Layer.empty
     )
@@ -102,8 +104,12 @@ export const make = <R = never>(
     yield* Layer.build(
       HttpRouter.serve(app, { disableLogger: true, disableListenLog: true })
         .pipe(Layer.provide(Layer.succeed(HttpServer.HttpServer, server)))
+    ).pipe(
+      // Looking is no traffic of the application's.
+      Effect.provideService(HttpMiddleware.TracerDisabledWhen, () => true)
     )
     return { url: `${HttpServer.formatAddress(server.address)}/` }
+    // The compiler cannot work out `Exclude` of a type that is not known yet.
   }) as never
 
 export const layer = <R = never>(
@@ -128,13 +134,17 @@ const listen = (host: string, port: number) =>
     )
 
 /** Answers only who asks for one of these names, whatever the port. */
-const onlyFor = (names: ReadonlyArray<string>) =>
-<E, R>(
-  app: Effect.Effect<HttpServerResponse.HttpServerResponse, E, R>
-): Effect.Effect<HttpServerResponse.HttpServerResponse, E, R | HttpServerRequest.HttpServerRequest> =>
-  Effect.flatMap(HttpServerRequest.HttpServerRequest, (request) => {
-    const name = (request.headers["host"] ?? "").replace(/:\d+$/, "").toLowerCase()
-    return names.includes(name)
-      ? app
-      : Effect.succeed(HttpServerResponse.text(`${name || "this host"} is not served here\n`, { status: 421, headers }))
-  })
+const onlyFor = (allowed: ReadonlyArray<string>) => {
+  const names = allowed.map((name) => name.toLowerCase())
+  return <E, R>(
+    app: Effect.Effect<HttpServerResponse.HttpServerResponse, E, R>
+  ): Effect.Effect<HttpServerResponse.HttpServerResponse, E, R | HttpServerRequest.HttpServerRequest> =>
+    Effect.flatMap(HttpServerRequest.HttpServerRequest, (request) => {
+      const name = (request.headers["host"] ?? "").replace(/:\d+$/, "").toLowerCase()
+      return names.includes(name)
+        ? app
+        : Effect.succeed(
+          HttpServerResponse.text(`${name || "this host"} is not served here\n`, { status: 421, headers })
+        )
+    })
+}
