@@ -2,9 +2,14 @@
 import * as Flag from "effect/cli/Flag"
 import * as Data from "effect/Data"
 import type * as Duration from "effect/Duration"
+import * as Effect from "effect/Effect"
+import * as FileSystem from "effect/FileSystem"
 import type * as Option from "effect/Option"
+import type { PlatformError } from "effect/PlatformError"
 import * as Runtime from "effect/Runtime"
 import * as Schema from "effect/Schema"
+import * as Stdio from "effect/Stdio"
+import * as Stream from "effect/Stream"
 import * as PolicySpec from "../policy/PolicySpec.ts"
 
 /** A flag that takes a duration, as people and policies write it: `250ms`, `2 s`, `1 minute`. */
@@ -25,6 +30,14 @@ export const dashboardPort: Flag.Flag<Option.Option<number>> = Flag.Int("dashboa
 
 /** An address that a transport of ours understands. */
 export const isAddress = (text: string): boolean => /^tcp:\/\/(\[[^\]]+\]|[^:/]+):\d{1,5}$/.test(text)
+
+/** The text of a file; `-` is standard input. */
+export const contents = (
+  file: string
+): Effect.Effect<string, PlatformError, FileSystem.FileSystem | Stdio.Stdio> =>
+  file === "-"
+    ? Effect.flatMap(Stdio.Stdio, (stdio) => Stream.mkString(Stream.decodeText(stdio.stdin)))
+    : Effect.flatMap(FileSystem.FileSystem, (files) => files.readFileString(file))
 
 /** How a command ends when it has said everything itself: nothing more is printed. */
 export class Ended extends Data.TaggedError("Ended")<{ readonly code: number }> {

@@ -5,12 +5,9 @@ import * as Flag from "effect/cli/Flag"
 import * as Console from "effect/Console"
 import * as Effect from "effect/Effect"
 import * as Yaml from "effect/encoding/Yaml"
-import * as FileSystem from "effect/FileSystem"
-import * as Stdio from "effect/Stdio"
-import * as Stream from "effect/Stream"
 import type * as Lint from "../policy/Lint.ts"
 import * as PolicySpec from "../policy/PolicySpec.ts"
-import { Ended, ExitCode } from "./Flags.ts"
+import { contents, Ended, ExitCode } from "./Flags.ts"
 
 const description = `Find in a policy what cannot work, with the arithmetic.
 
@@ -27,11 +24,6 @@ const config = {
     Flag.withDefault(false)
   )
 }
-
-const contents = (file: string) =>
-  file === "-"
-    ? Effect.flatMap(Stdio.Stdio, (stdio) => Stream.mkString(Stream.decodeText(stdio.stdin)))
-    : Effect.flatMap(FileSystem.FileSystem, (files) => files.readFileString(file))
 
 /** A document that cannot be read at all, as findings: one a line, each with where it stands. */
 const unreadable = ({ message }: PolicySpec.SpecError): ReadonlyArray<Lint.Finding> =>

@@ -417,9 +417,13 @@ export const works = (fault: Fault, way: "up" | "down"): boolean => {
   return direction === "both" || direction === way
 }
 
-/** One line for people: `latency delay 300ms jitter 100ms direction both`. */
-export const describe = (fault: Fault): string =>
-  Object.entries(fault).map(([field, value]) => {
-    if (field === "kind") return String(value)
-    return `${field} ${Duration.isDuration(value) ? Duration.format(value) : String(value)}`
-  }).join(" ")
+/** One line for people: `latency delay 300ms jitter 100ms, both`. */
+export const describe = (fault: Fault): string => {
+  const words = Object.entries(fault).flatMap(([field, value]) => {
+    if (field === "direction") return []
+    if (field === "kind") return [String(value)]
+    return [`${field} ${Duration.isDuration(value) ? Duration.format(value) : String(value)}`]
+  })
+  const direction = "direction" in fault && fault.direction !== undefined ? `, ${fault.direction}` : ""
+  return words.join(" ") + direction
+}
