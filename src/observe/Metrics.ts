@@ -23,8 +23,8 @@ import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Fiber from "effect/Fiber"
 import type * as HttpRouter from "effect/http/HttpRouter"
-import type * as Layer from "effect/Layer"
-import * as PrometheusMetrics from "effect/observability/PrometheusMetrics"
+import * as Layer from "effect/Layer"
+import type * as PrometheusMetrics from "effect/observability/PrometheusMetrics"
 import type * as CallContext from "../contract/CallContext.ts"
 import * as CallError from "../contract/CallError.ts"
 import type * as CallEvent from "../contract/CallEvent.ts"
@@ -287,4 +287,7 @@ export const prometheusName = (name: string): string => seconds.has(name) ? `${n
 export const layerHttp = (
   options: PrometheusMetrics.HttpOptions = {}
 ): Layer.Layer<never, never, HttpRouter.HttpRouter> =>
-  PrometheusMetrics.layerHttp({ metricNameMapper: prometheusName, ...options })
+  Layer.unwrap(Effect.map(prometheus, (metrics) => metrics.layerHttp({ metricNameMapper: prometheusName, ...options })))
+
+/** Loaded by who serves it: it brings all of Effect's HTTP server, half of what `import "holdfast"` took. */
+const prometheus = Effect.promise(() => import("effect/observability/PrometheusMetrics"))
