@@ -26,6 +26,7 @@ import * as RateLimiter from "../../src/policy/RateLimiter.ts"
 import * as RetryBudget from "../../src/policy/RetryBudget.ts"
 import * as Server from "../../src/server/Server.ts"
 import * as InMemory from "../../src/transport/InMemory.ts"
+import { interruptEverywhere } from "../support/interruptEverywhere.ts"
 
 const observed = (part?: string) => Observe.layer(Snapshot.make({ part }))
 
@@ -334,6 +335,19 @@ describe("Snapshot", () => {
       const after = (yield* part).served[0]!
       assert.deepStrictEqual([after.inFlight, after.total, after.failed], [0, 5, 2])
     }))))
+
+  it.effect("has no handler in flight any more, wherever it was interrupted", () =>
+    seen(Effect.gen(function*() {
+      const receiver = (yield* CallEvent.CurrentReceiver)!
+      const snapshot = yield* Snapshot.Snapshot
+      yield* interruptEverywhere(Effect.succeed({
+        work: receiver.aroundHandler!(Effect.never, call, "peer"),
+        check: (where: string) =>
+          Effect.map(snapshot.take, ({ parts }) => {
+            for (const { inFlight, total } of parts[0]!.served) assert.deepStrictEqual([inFlight, total], [0, 0], where)
+          })
+      }))
+    })))
 
   it.effect("refuses a part without a name", () =>
     Effect.gen(function*() {

@@ -252,7 +252,7 @@ export const script = String.raw`"use strict";
       update: (endpoint) => {
         const { breaker, target } = endpoint;
         name.title = (target === null ? "" : target + " at ") + endpoint.address;
-        say(badge, breaker === null ? "none" : breaker.state);
+        say(badge, breaker === null ? "no breaker" : breaker.state);
         set(badge, "data-tone", breaker === null ? "plain" : toneOfState(breaker.state));
         set(badge, "title", breaker === null ? null : "for " + ago(breaker.forMillis) + (breaker.why ? ": " + breaker.why : ""));
         set(node, "data-state", breaker === null ? "" : breaker.state);
@@ -405,8 +405,9 @@ export const script = String.raw`"use strict";
     const when = new Date().toTimeString().slice(0, 8);
     const known = recent.get(key);
     if (known !== undefined) {
-      // The same again, shortly after: one line, counted.
+      // The same again, shortly after: one line, counted, and nothing to look up for.
       known.times++;
+      known.node.classList.remove("new");
       say(known.node.querySelector(".when"), when);
       say(known.node.querySelector(".times"), "×" + known.times);
       if (eventsNode.firstChild !== known.node) eventsNode.prepend(known.node);
@@ -418,7 +419,8 @@ export const script = String.raw`"use strict";
     spans[2].title = event.about;
     const node = el("li", { class: (minor ? "minor " : "major ") + "new", "data-tone": event.tone, "data-kind": event.kind }, spans);
     eventsNode.prepend(node);
-    recent.set(key, { node, times: 1 });
+    // Of these the order is what matters.
+    if (event.kind !== "Transition" && event.kind !== "Note") recent.set(key, { node, times: 1 });
     const same = eventsNode.querySelectorAll(minor ? ".minor" : ".major");
     if (same.length > maxLines) {
       const oldest = same[same.length - 1];
