@@ -313,7 +313,7 @@ const dropped = (): CallContext.TraceContext => ({ traceId: Hex.random(32), span
 const tell = (fiber: AnyFiber, event: CallEvent.CallEvent): void => {
   const traced = fiber.getRef(CurrentCall)
   const span = traced?.span ?? fiber.cache.span
-  if (span === undefined || span._tag !== "Span" || !span.sampled || span.status._tag === "Ended") return
+  if (span === undefined || span._tag !== "Span" || !span.sampled) return
   if (traced !== undefined) heed(traced, event)
   const told = Events.of(event)
   if (told !== undefined) span.event(told.name, nanosOf(fiber), present(told.attributes))

@@ -9,6 +9,7 @@ import type * as ClientStack from "../../src/client/ClientStack.ts"
 import * as HttpPolicy from "../../src/client/HttpPolicy.ts"
 import * as CallContext from "../../src/contract/CallContext.ts"
 import type * as CallEvent from "../../src/contract/CallEvent.ts"
+import * as Interruption from "../../src/contract/Interruption.ts"
 import * as Observe from "../../src/observe/Observe.ts"
 import * as Tracing from "../../src/observe/Tracing.ts"
 import * as Fallback from "../../src/policy/Fallback.ts"
@@ -170,6 +171,7 @@ describe("Tracing", () => {
         attempts.map((span) => Number(nanos(span.startTime) - nanos(call!.startTime)) / 1e6),
         [0, 50, 100]
       )
+      assert.deepStrictEqual(attempts.map(({ attributes }) => attributes["holdfast.queued_ms"]), [0, 0, 0])
     }))
 
   it.effect("shows hedges beside each other, and the loser as neither failed nor answered", () =>
@@ -264,6 +266,27 @@ describe("Tracing", () => {
         late.spans.map(millisOf),
         [10_000, 10_000, 10_000]
       )
+    }))
+
+  it.effect("says of every interruption why, and that it is an error where time or the server is gone", () =>
+    Effect.gen(function*() {
+      const { layer, spans } = counting()
+      const { aroundHandler } = yield* Tracing.make()
+      const ended = (reason: Interruption.Reason) =>
+        Effect.gen(function*() {
+          const handler = aroundHandler!(Effect.never, CallContext.empty, "peer")
+          const fiber = yield* Effect.forkChild(handler, { startImmediately: true })
+          fiber.interruptUnsafe(undefined, Interruption.annotations[reason])
+          yield* Fiber.await(fiber)
+          const { attributes, status } = spans.at(-1)!
+          const isError = status._tag === "Ended" && Exit.isFailure(status.exit) && !Exit.hasInterrupts(status.exit)
+          return [attributes.get("holdfast.interrupted"), attributes.get("rpc.status_code"), isError]
+        }).pipe(Effect.provide(layer))
+      assert.deepStrictEqual(yield* ended("caller"), ["caller", "Cancelled", false])
+      assert.deepStrictEqual(yield* ended("hedgeLost"), ["hedgeLost", "Cancelled", false])
+      assert.deepStrictEqual(yield* ended("deadline"), ["deadline", "DeadlineExceeded", true])
+      assert.deepStrictEqual(yield* ended("attemptTimeout"), ["attemptTimeout", "AttemptTimeout", true])
+      assert.deepStrictEqual(yield* ended("shutdown"), ["shutdown", "Unavailable", true])
     }))
 
   it.effect("ends every span it starts, wherever the call is interrupted", () =>
@@ -409,6 +432,10 @@ describe("Tracing", () => {
       const seen = (sampled: boolean) => received((buy) => CallContext.annotate(buy, { trace: { ...trace, sampled } }))
       const yes = yield* seen(true)
       assert.deepStrictEqual(yes.spans.map(({ traceId }) => traceId), Array(4).fill(trace.traceId))
+      const within = yield* received((buy) =>
+        Effect.withSpan(CallContext.annotate(buy, { trace: { ...trace, sampled: true } }), "outer")
+      )
+      assert.strictEqual(Option.getOrThrow(within.spans[1]!.parent).spanId, within.spans[0]!.spanId)
       const no = yield* seen(false)
       assert.deepStrictEqual(no.traces, [{ ...trace, sampled: false }])
       assert.lengthOf(no.spans, 1)
