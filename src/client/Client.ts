@@ -433,7 +433,7 @@ const send = (
     if (callable.stack.queues || CallEvent.mayWait(receiver)) Timeout.begun(fiber)
     return Effect.flatMap(
       session.send(request, expiry),
-      (response) => Reply.read(response, call.name, endpoint.address, bodies)
+      (response) => Reply.read(response, call.name, endpoint.address, bodies, calledAt)
     )
   }
   const attempt = (trace: CallContext.TraceContext | undefined): Effect.Effect<unknown, unknown> => {

@@ -170,7 +170,7 @@ describe("Explain.call", () => {
       Effect.gen(function*() {
         const client = yield* clientOf({ retry: { backoff: steady, budget: false }, timeout: "3 seconds" })
         assert.deepStrictEqual(yield* told(client.Users.Get({ steps: ["hang"] })), [
-          "Users.Get: failed in 4 s after 2 attempts, sent maybe, 0 ms of 4 s left: Users.Get: deadline exceeded after 0ms; last: users@memory://users-1: no answer within 3s",
+          "Users.Get: failed in 4 s after 2 attempts, sent maybe, 0 ms of 4 s left: Users.Get: deadline exceeded after 4s; last: users@memory://users-1: no answer within 3s",
           "     0 ms  attempt 1 -> memory://users-1 AttemptTimeout in 3 s, backoff 180 ms",
           "    3.2 s  attempt 2 -> memory://users-1 DeadlineExceeded in 820 ms"
         ])

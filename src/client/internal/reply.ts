@@ -2,6 +2,7 @@
 import * as Effect from "effect/Effect"
 import * as CallError from "../../contract/CallError.ts"
 import * as ErrorCode from "../../contract/ErrorCode.ts"
+import * as Timer from "../../contract/Timer.ts"
 import * as BodyCodec from "../../wire/BodyCodec.ts"
 import * as Frame from "../../wire/Frame.ts"
 
@@ -25,10 +26,13 @@ export const read = (
   response: Frame.Response,
   method: string,
   target: string,
-  bodies: BodyCodec.Bodies
+  bodies: BodyCodec.Bodies,
+  calledAt: number
 ): Effect.Effect<unknown, unknown> => {
   const { codec, status } = response
-  if (status > Frame.Status.failed) return CallError.fail(reasonOf(response, method, target))
+  if (status > Frame.Status.failed) {
+    return Effect.withFiber((fiber) => CallError.fail(reasonOf(response, method, target, Timer.now(fiber) - calledAt)))
+  }
   if (codec !== bodies.id) return undecodable(target, `body codec ${codec} in answer to codec ${bodies.id}`)
   if (status === Frame.Status.ok) {
     const value = bodies.success.decode(response.body)
@@ -56,7 +60,7 @@ const integer = (value: unknown): number => Number.isSafeInteger(value) ? value 
 
 const text = (value: unknown, orElse: string): string => typeof value === "string" && value !== "" ? value : orElse
 
-const reasonOf = (response: Frame.Response, method: string, target: string): Reason => {
+const reasonOf = (response: Frame.Response, method: string, target: string, elapsedMillis: number): Reason => {
   const details = detailsOf(response.body)
   const sent: CallError.Sent = response.processed ? "maybe" : "no"
   const detail = text(details["message"], "no reason given")
@@ -79,7 +83,7 @@ const reasonOf = (response: Frame.Response, method: string, target: string): Rea
     case Frame.Status.unimplemented:
       return { _tag: "Unimplemented", target, detail, sent: "no" }
     case Frame.Status.deadlineExceeded:
-      return { _tag: "DeadlineExceeded", method, elapsedMillis: 0, sent, last: undefined }
+      return { _tag: "DeadlineExceeded", method, elapsedMillis, sent, last: undefined }
     // We cancelled nothing that is still waited for, so the server gave up by itself: it is going away.
     case Frame.Status.cancelled:
       return { _tag: "Unavailable", target, detail: "the server cancelled the request", sent }
