@@ -16,6 +16,7 @@ export const inFiber = (name: string, effect: Effect.Effect<unknown, unknown>): 
 /** `n` times by `width` fibers at once: for operations that suspend. */
 export const inFibers = (name: string, effect: Effect.Effect<unknown, unknown>, width: number): Contender => ({
   name,
+  width,
   run: async (n) => {
     const worker = Effect.gen(function*() {
       for (let i = 0; i < n / width; i++) yield* effect
@@ -29,6 +30,7 @@ export const timedInFibers = (name: string, effect: Effect.Effect<unknown, unkno
   const latencies = new Latencies()
   return {
     name,
+    width,
     latencies,
     run: async (n) => {
       const worker = Effect.gen(function*() {
@@ -53,6 +55,7 @@ export const awaited = (name: string, operation: () => Promise<unknown> | unknow
 
 export const awaitedBy = (name: string, operation: () => Promise<unknown>, width: number): Contender => ({
   name,
+  width,
   run: async (n) => {
     const worker = async () => {
       for (let i = 0; i < n / width; i++) await operation()
@@ -65,6 +68,7 @@ export const timedAwaitedBy = (name: string, operation: () => Promise<unknown>, 
   const latencies = new Latencies()
   return {
     name,
+    width,
     latencies,
     run: async (n) => {
       const worker = async () => {

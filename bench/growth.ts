@@ -74,10 +74,16 @@ const inflight = async (): Promise<ReadonlyArray<Chart>> => {
   }
   const x = { label: "calls in flight on one connection", log: true }
   return [
-    chart({ id: "inflight-p50", title: "Latency, median", x, y: { label: "µs", log: true } }, measured, (row) =>
-      row.p50Micros),
-    chart({ id: "inflight-p99", title: "Latency, 99th percentile", x, y: { label: "µs", log: true } }, measured, (row) =>
-      row.p99Micros),
+    chart(
+      { id: "inflight-p50", title: "Latency, median", x, y: { label: "µs", log: true } },
+      measured,
+      (row) => row.p50Micros
+    ),
+    chart(
+      { id: "inflight-p99", title: "Latency, 99th percentile", x, y: { label: "µs", log: true } },
+      measured,
+      (row) => row.p99Micros
+    ),
     chart(
       { id: "inflight-cpu", title: "CPU of the client per call", x, y: { label: "µs", log: true } },
       measured,
@@ -111,8 +117,11 @@ const sessions = async (): Promise<ReadonlyArray<Chart>> => {
   }
   const x = { label: "sessions, 512 calls in flight in all", log: true }
   return [
-    chart({ id: "sessions-rate", title: "Calls per second", x, y: { label: "1/s", log: false } }, measured, (row) =>
-      row.opsPerSecond),
+    chart(
+      { id: "sessions-rate", title: "Calls per second", x, y: { label: "1/s", log: false } },
+      measured,
+      (row) => row.opsPerSecond
+    ),
     chart(
       { id: "sessions-cpu", title: "CPU of the client per call", x, y: { label: "µs", log: false } },
       measured,
@@ -124,15 +133,19 @@ const sessions = async (): Promise<ReadonlyArray<Chart>> => {
 const endpoints = async (): Promise<ReadonlyArray<Chart>> => {
   const measured: Measured = []
   for (const count of short ? [1, 100, 1000] : [1, 3, 10, 30, 100, 300, 1000]) {
-    const contenders = await Balancer.picks([count])
+    const contenders = await Balancer.among(count)
     const named = contenders.map((contender) => ({ ...contender, name: contender.name.split(",")[0]! }))
-    measured.push([count, (await timed(`${count} endpoints`, named)).filter(({ name }) => name !== "pick half tried")])
+    measured.push([count, await timed(`${count} endpoints`, named)])
   }
   const x = { label: "endpoints, all ready", log: true }
   return [
-    chart({ id: "endpoints", title: "One pick, and a call through the balancer", x, y: { label: "ns", log: true } }, measured, (
-      row
-    ) => row.nsPerOp)
+    chart(
+      { id: "endpoints", title: "One pick, and a call through the balancer", x, y: { label: "ns", log: true } },
+      measured,
+      (
+        row
+      ) => row.nsPerOp
+    )
   ]
 }
 
@@ -160,8 +173,11 @@ const payloads = async (): Promise<ReadonlyArray<Chart>> => {
       row,
       size
     ) => size <= 1 ? undefined : row.opsPerSecond! * size / 1e6),
-    chart({ id: "payloads-time", title: "Time per call", x, y: { label: "µs", log: true } }, measured, (row) =>
-      row.nsPerOp! / 1000)
+    chart(
+      { id: "payloads-time", title: "Time per call", x, y: { label: "µs", log: true } },
+      measured,
+      (row) => row.nsPerOp! / 1000
+    )
   ]
 }
 
@@ -170,7 +186,10 @@ const keys = async (): Promise<ReadonlyArray<Chart>> => {
   const one = Effect.void
   for (const count of short ? [1, 10_000, 1_000_000] : [1, 10, 100, 1000, 10_000, 100_000, 1_000_000]) {
     const breaker = await Effect.runPromise(CircuitBreaker.keyed({ maxKeys: Math.max(count, 1) }))
-    const calls = Array.from({ length: count }, (_, i) => CallContext.annotate(breaker.run(one), { key: `tenant-${i}` }))
+    const calls = Array.from(
+      { length: count },
+      (_, i) => CallContext.annotate(breaker.run(one), { key: `tenant-${i}` })
+    )
     let at = 0
     // In no order that a cache of the processor would like.
     const next = Effect.suspend(() => calls[at = (at + 7919) % count]!)
@@ -179,8 +198,11 @@ const keys = async (): Promise<ReadonlyArray<Chart>> => {
   }
   const x = { label: "keys in use", log: true }
   return [
-    chart({ id: "keys", title: "A call through a breaker per key", x, y: { label: "ns", log: true } }, measured, (row) =>
-      row.nsPerOp)
+    chart(
+      { id: "keys", title: "A call through a breaker per key", x, y: { label: "ns", log: true } },
+      measured,
+      (row) => row.nsPerOp
+    )
   ]
 }
 

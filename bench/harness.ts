@@ -12,6 +12,8 @@ export interface Contender {
   readonly run: (n: number) => Promise<void> | void
   /** Where `run` puts the milliseconds of each operation, if somebody waits for single ones. */
   readonly latencies?: Latencies | undefined
+  /** Operations in flight at once: `run` does a multiple of it. Default 1. */
+  readonly width?: number | undefined
   /** Bytes of what an operation makes, if that is what it makes. */
   readonly bodyBytes?: number | undefined
 }
@@ -97,13 +99,14 @@ const shuffled = <A>(items: ReadonlyArray<A>): Array<A> => {
 /** Runs until the compiler has settled, and says how many operations fit a round. */
 const sized = async (contender: Contender, roundMillis: number): Promise<number> => {
   const enough = Math.max(15, roundMillis / 4) * 1e6
-  let n = 8
+  const { width = 1 } = contender
+  let n = Math.max(8, width)
   let took = await elapsed(contender, n)
   for (let all = took; all < 2 * enough && n < 1 << 22; all += took) {
     if (took < enough) n *= 2
     took = await elapsed(contender, n)
   }
-  return Math.max(8, Math.round(n * roundMillis * 1e6 / took))
+  return Math.max(8, width, width * Math.round(n * roundMillis * 1e6 / took / width))
 }
 
 interface Sample {

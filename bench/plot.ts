@@ -95,7 +95,9 @@ export const svg = ({ series, title, x, y }: Chart): string => {
   for (const tick of up.ticks) {
     const at = px(up.at(tick))
     out.push(`<line class="grid" x1="${box.left}" x2="${box.right}" y1="${at}" y2="${at}"/>`)
-    out.push(`<text class="small" x="${box.left - 8}" y="${px(up.at(tick) + 4)}" text-anchor="end">${short(tick)}</text>`)
+    out.push(
+      `<text class="small" x="${box.left - 8}" y="${px(up.at(tick) + 4)}" text-anchor="end">${short(tick)}</text>`
+    )
   }
   out.push(`<path class="axis" fill="none" d="M${box.left} ${box.top}V${box.bottom}H${box.right}"/>`)
   series.forEach(({ name, points }, index) => {

@@ -23,10 +23,20 @@ const checks: ReadonlyArray<Check> = [
   { name: "kill", shows: "killing a server fails its calls in flight within 100 ms", file: "scripts/kill.ts" },
   { name: "soak", shows: "the heap is flat and nothing is left behind after a million calls", file: "scripts/soak.ts" },
   {
+    name: "simulate",
+    shows: "a million simulated calls take no more memory than two hundred thousand",
+    file: "scripts/simulate.ts"
+  },
+  {
     name: "demo",
     shows: "the default stack survives a minute of faults that the naive client does not",
     file: "src/cli/bin.ts",
     args: ["demo", "--seconds", "60"]
+  },
+  {
+    name: "startup",
+    shows: "import \"holdfast\" takes at most 150 ms more than import \"effect\"",
+    file: "scripts/startup.ts"
   },
   { name: "bench", shows: "every figure with a target holds it", file: "bench/main.ts", args: ["--check"] }
 ]

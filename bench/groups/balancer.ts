@@ -1,6 +1,5 @@
 /** One pick among endpoints that are all ready, and one call through the balancer. */
 import * as Effect from "effect/Effect"
-import * as Exit from "effect/Exit"
 import * as Scope from "effect/Scope"
 import * as Stream from "effect/Stream"
 import * as Balancer from "../../src/balancer/Balancer.ts"
@@ -19,7 +18,7 @@ const connection = {
   drain: Effect.void
 } as unknown as Connection
 
-export const endpointOf = (address: string): Endpoint => ({
+const endpointOf = (address: string): Endpoint => ({
   address,
   connection,
   levels: [{ policy: Policy.stack({}), gate: undefined, wouldAdmit: () => true, timeout: undefined }],
@@ -27,36 +26,34 @@ export const endpointOf = (address: string): Endpoint => ({
   close: Effect.void
 })
 
-export const addressesOf = (count: number): ReadonlyArray<string> =>
+const addressesOf = (count: number): ReadonlyArray<string> =>
   Array.from({ length: count }, (_, i) => `tcp://10.0.${i >> 8}.${i & 255}:7070`)
 
-/** `Policy.stack` of nothing, an attempt that does nothing: what is left is the balancer. */
-export const picks = async (counts: ReadonlyArray<number> = [5, 100, 1000]): Promise<ReadonlyArray<Contender>> => {
+/** Endpoints under `Policy.stack` of nothing, and an attempt that does nothing: what is left is the balancer. */
+export const picks = async (): Promise<ReadonlyArray<Contender>> => {
   const contenders: Array<Contender> = []
-  for (const count of counts) {
+  for (const count of [5, 100, 1000]) {
     const endpoints = addressesOf(count).map(endpointOf)
     const busy = endpoints.slice(0, count >> 1)
-    contenders.push(called(`pick, ${count} endpoints`, () => PowerOfTwo.pick(endpoints, [], 0, 1, Math.random)))
-    if (counts.length <= 3) {
-      contenders.push(
-        called(`pick, ${count}, half tried`, () => PowerOfTwo.pick(endpoints, busy, 0, 1, Math.random))
-      )
-    }
-    const scope = Scope.makeUnsafe()
-    const balancer = await Effect.runPromise(
-      Balancer.make({
-        target: "bench",
-        addresses: Stream.concat(Stream.succeed(addressesOf(count)), Stream.never),
-        endpoint: (address) => Effect.succeed(endpointOf(address))
-      }).pipe(Scope.provide(scope))
-    )
-    cleanups.push(() => Effect.runFork(Scope.close(scope, Exit.void)))
-    contenders.push(inFiber(`Balancer.run, ${count} endpoints`, balancer.run(0, () => Effect.void)))
+    const half = called(`pick, ${count}, half tried`, () => PowerOfTwo.pick(endpoints, busy, 0, 1, Math.random))
+    contenders.push(...await among(count), half)
   }
   return contenders
 }
 
-const cleanups: Array<() => void> = []
-export const cleanup = (): void => {
-  for (const clean of cleanups.splice(0)) clean()
+/** A pick, and an attempt through the balancer, among as many endpoints. */
+export const among = async (count: number): Promise<ReadonlyArray<Contender>> => {
+  const endpoints = addressesOf(count).map(endpointOf)
+  const scope = Scope.makeUnsafe()
+  const balancer = await Effect.runPromise(
+    Balancer.make({
+      target: "bench",
+      addresses: Stream.concat(Stream.succeed(addressesOf(count)), Stream.never),
+      endpoint: (address) => Effect.succeed(endpointOf(address))
+    }).pipe(Scope.provide(scope))
+  )
+  return [
+    called(`pick, ${count} endpoints`, () => PowerOfTwo.pick(endpoints, [], 0, 1, Math.random)),
+    inFiber(`Balancer.run, ${count} endpoints`, balancer.run(0, () => Effect.void))
+  ]
 }

@@ -5,7 +5,6 @@
  * a transport that answers at once: the client's own path and nothing else.
  */
 import * as Effect from "effect/Effect"
-import * as Exit from "effect/Exit"
 import * as Layer from "effect/Layer"
 import * as Scope from "effect/Scope"
 import * as Discovery from "../../src/balancer/Discovery.ts"
@@ -60,7 +59,6 @@ const looking = Effect.withFiber((fiber) => {
 /** Contenders in the context of a layer, which also sees what is made. */
 const under = async (name: string, layer: Layer.Layer<never>): Promise<ReadonlyArray<Contender>> => {
   const scope = Scope.makeUnsafe()
-  cleanups.push(() => Effect.runFork(Scope.close(scope, Exit.void)))
   const context = await Effect.runPromise(Layer.buildWithScope(layer, scope))
   const [stack, client] = await Effect.runPromise(
     Effect.gen(function*() {
@@ -102,8 +100,3 @@ export const looked = async (): Promise<ReadonlyArray<Contender>> => [
   ...await under("sampled out", Observe.layer(Tracing.make({ sampleRatio: 0 }))),
   ...await under("traced", Observe.layer(Tracing.make({ sampleRatio: 1 })))
 ]
-
-const cleanups: Array<() => void> = []
-export const cleanup = (): void => {
-  for (const clean of cleanups.splice(0)) clean()
-}

@@ -110,7 +110,7 @@ export const successMore = async (): Promise<ReadonlyArray<Contender>> => {
     ),
     inFiber("Hedge", keyed(hedge.run(one))),
     inFiber("Fallback", fallback.run(one)),
-    inFiber("Effect catch", Effect.catch(one as Effect.Effect<number, string>, () => one)),
+    inFiber("Effect orElseSucceed", Effect.orElseSucceed(one as Effect.Effect<number, string>, () => 0)),
     awaited("cockatiel fallback", () => cockatielFallback.execute(promiseOne)),
     inFiber("Cache, a hit", keyed(cache.run(one))),
     inFiber("Effect Cache, a hit", EffectCache.get(theirCache, "k"))
@@ -192,7 +192,7 @@ export const rejection = async (): Promise<ReadonlyArray<Contender>> => {
     ),
     awaited("cockatiel retry, not retryable", () => cockatielRetry.execute(fails).catch(() => 0)),
     inFiber("Fallback, taken", fallback.run(down)),
-    inFiber("Effect catch, taken", Effect.catch(down, () => Effect.succeed(0))),
+    inFiber("Effect orElseSucceed, taken", Effect.orElseSucceed(down, () => 0)),
     awaited("cockatiel fallback, taken", () => cockatielFallback.execute(fails)),
     inFiber("Cache, a kept error", Effect.ignore(keyed(cache.run(down))))
   ]

@@ -68,8 +68,10 @@ const rpc = async () => {
   )
   // Built apart: what `Effect.provide` builds ends with the effect, and the connection with it.
   const client = await Effect.runPromise(
-    Effect.flatMap(Layer.buildWithScope(protocol, scope), (context) =>
-      RpcClient.make(Users, { disableTracing: true }).pipe(Effect.provideContext(context))).pipe(Scope.provide(scope))
+    Effect.flatMap(
+      Layer.buildWithScope(protocol, scope),
+      (context) => RpcClient.make(Users, { disableTracing: true }).pipe(Effect.provideContext(context))
+    ).pipe(Scope.provide(scope))
   )
   return client["Users.Get"]({ id: 1 })
 }

@@ -14,17 +14,28 @@ const frames = (
   socket: Net.Socket,
   onFrame: (type: number, bytes: Buffer, start: number, end: number) => void
 ): void => {
-  let rest: Buffer | undefined
+  let held: Array<Buffer> = []
+  let size = 0
+  let needed = 8
   socket.on("data", (chunk) => {
-    const bytes = rest === undefined ? chunk : Buffer.concat([rest, chunk])
+    held.push(chunk)
+    size += chunk.length
+    // Put together once all of a frame is there, or a large one is copied with each of its chunks.
+    if (size < needed) return
+    const bytes = held.length === 1 ? chunk : Buffer.concat(held)
     let at = 0
+    needed = 8
     while (bytes.length - at >= 8) {
       const end = at + 8 + bytes.readUInt32BE(at + 4)
-      if (end > bytes.length) break
+      if (end > bytes.length) {
+        needed = end - at
+        break
+      }
       onFrame(bytes[at + 3]!, bytes, at + 8, end)
       at = end
     }
-    rest = at === bytes.length ? undefined : bytes.subarray(at)
+    size = bytes.length - at
+    held = size === 0 ? [] : [bytes.subarray(at)]
   })
 }
 
