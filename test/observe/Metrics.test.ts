@@ -16,6 +16,7 @@ import * as Bulkhead from "../../src/policy/Bulkhead.ts"
 import * as Cache from "../../src/policy/Cache.ts"
 import * as CircuitBreaker from "../../src/policy/CircuitBreaker.ts"
 import * as Hedge from "../../src/policy/Hedge.ts"
+import type { Why } from "../../src/policy/internal/gradient.ts"
 import * as Policy from "../../src/policy/Policy.ts"
 import * as RateLimiter from "../../src/policy/RateLimiter.ts"
 import * as RetryBudget from "../../src/policy/RetryBudget.ts"
@@ -349,6 +350,41 @@ describe("Metrics of policies", () => {
       assert.deepStrictEqual(yield* figures("holdfast_hedge_delay_seconds"), { twice: 0.25 })
       yield* CallContext.annotate(cache.run(Effect.succeed(1)), { name: "a", key: "k" })
       assert.deepStrictEqual(yield* figures("holdfast_cache_entries"), { kept: 1 })
+    })))
+
+  it.effect("knows what moves every limit there is", () =>
+    counted(Effect.gen(function*() {
+      const whys: { readonly [W in Why]: true } = {
+        room: true,
+        queueing: true,
+        overload: true,
+        "throughput falls": true,
+        "latency grows without throughput": true,
+        "more than is used": true
+      }
+      for (const why of Object.keys(whys)) {
+        yield* told({ _tag: "LimitMoved", policy: "gradient", from: 1, to: 2, why: `${why}: 1ms`, ...at })
+      }
+      const bulkhead = yield* Bulkhead.make({ name: "b", limit: 2 })
+      yield* bulkhead.resize(3)
+      const limiter = yield* RateLimiter.make({ name: "r", limit: 2 })
+      yield* limiter.changeLimit(1)
+      const breaker = yield* CircuitBreaker.make({
+        name: "c",
+        consecutiveFailures: 1,
+        openFor: "1 second",
+        jitter: 0,
+        halfOpen: { probes: 1 },
+        ramp: { duration: "10 seconds" }
+      })
+      yield* Effect.exit(breaker.run(Effect.fail("down")))
+      yield* TestClock.adjust("1 second")
+      yield* breaker.run(Effect.void)
+      yield* TestClock.adjust("9 seconds")
+      yield* Effect.exit(breaker.run(Effect.void))
+      const moves = Object.keys(yield* figures("holdfast_limit_moves_total"))
+      assert.deepStrictEqual(new Set(moves.map((move) => move.split(" ")[0])), new Set(["gradient", "b", "r", "c"]))
+      assert.deepStrictEqual(moves.filter((move) => move.endsWith("other")), [])
     })))
 
   it.effect("shows the state of a circuit, and of the circuits of all keys without the keys", () =>
