@@ -1,6 +1,8 @@
 import { assert, describe, it } from "@effect/vitest"
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
+import * as Fs from "node:fs"
+import * as Path from "node:path"
 import * as FaultScript from "../../src/testing/FaultScript.ts"
 
 const names = (phases: ReadonlyArray<FaultScript.Phase>) => phases.map(({ name }) => name)
@@ -45,6 +47,15 @@ phases:
         [[5000, 25_000], [30_000, 35_000]]
       )
       assert.strictEqual(read.endMillis, 35_000)
+    }))
+
+  it.effect("the script of docs/chaos.md can be read, and its table has every fault", () =>
+    Effect.gen(function*() {
+      const docs = Fs.readFileSync(Path.join(import.meta.dirname, "../../docs/chaos.md"), "utf8")
+      const script = yield* FaultScript.parse(/```yaml\n([^`]*)```/.exec(docs)![1]!)
+      assert.deepStrictEqual(names(script.phases), ["slow", "dark", "cut"])
+      const kinds = FaultScript.Fault.members.map(({ fields }) => fields.kind.literal)
+      assert.deepStrictEqual(kinds.filter((kind) => !docs.includes(`| \`${kind}\` |`)), [])
     }))
 
   it.effect("a script written again is read as before", () =>
