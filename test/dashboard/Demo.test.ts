@@ -49,3 +49,17 @@ describe("the demo's dashboard", () => {
   it.live("is not there when it is not wanted", () =>
     Effect.asVoid(Effect.scoped(demo(/^starting 5 server processes\n/, "--no-dashboard"))))
 })
+
+describe("serve's dashboard", () => {
+  it.live("is there when it is asked for, and ends with it", () =>
+    Effect.gen(function*() {
+      const lines = /^listening on \S+\ndashboard {2}(\S+)\nmetrics {4}(\S+)\n/
+      const args = ["serve", "--listen", "tcp://127.0.0.1:0", "--dashboard-port", "0"]
+      const { match, stop } = yield* Effect.promise(() => started(lines, ...args))
+      const text = (url: string) => Effect.flatMap(HttpClient.get(url), (response) => response.text)
+      const { parts } = yield* Effect.flatMap(text(`${match[1]}holdfast/snapshot`), decode)
+      assert.deepStrictEqual(parts.map(({ name }) => name), ["server"])
+      assert.include(yield* text(match[2]!), "# TYPE")
+      assert.strictEqual((yield* Effect.promise(() => stop("SIGTERM"))).code, 0)
+    }).pipe(Effect.provide(FetchHttpClient.layer)))
+})
