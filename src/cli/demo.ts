@@ -6,7 +6,8 @@ import * as Effect from "effect/Effect"
 import * as Option from "effect/Option"
 import * as Demo from "../demo/Demo.ts"
 import * as Summary from "../demo/Summary.ts"
-import { dashboardPort, Ended, ExitCode } from "./Flags.ts"
+import * as FaultScript from "../testing/FaultScript.ts"
+import { contents, dashboardPort, Ended, ExitCode } from "./Flags.ts"
 
 const description = `Run five server processes under real faults, with two clients.
 
@@ -56,6 +57,11 @@ const config = {
     Flag.withDescription("Show nothing but the terminal"),
     Flag.withDefault(false)
   ),
+  faults: Flag.String("faults").pipe(
+    Flag.withMetavar("file"),
+    Flag.withDescription("A fault script: what goes wrong between both clients and the servers besides"),
+    Flag.optional
+  ),
   report: Flag.String("report").pipe(
     Flag.withMetavar("file"),
     Flag.withDescription("Write one HTML page with tables and charts"),
@@ -66,12 +72,18 @@ const config = {
 export const demo = Command.make(
   "demo",
   config,
-  ({ dashboardPort, json, noDashboard, report, ...rest }) =>
-    Demo.run({
-      ...rest,
-      json: Option.getOrUndefined(json),
-      report: Option.getOrUndefined(report),
-      dashboard: noDashboard ? false : Option.getOrUndefined(dashboardPort)
+  ({ dashboardPort, faults, json, noDashboard, report, ...rest }) =>
+    Effect.gen(function*() {
+      const script = Option.isNone(faults)
+        ? undefined
+        : yield* Effect.flatMap(contents(faults.value), FaultScript.parse)
+      return yield* Demo.run({
+        ...rest,
+        faults: script,
+        json: Option.getOrUndefined(json),
+        report: Option.getOrUndefined(report),
+        dashboard: noDashboard ? false : Option.getOrUndefined(dashboardPort)
+      })
     }).pipe(
       Effect.catch((error) =>
         Effect.andThen(

@@ -10,6 +10,7 @@ import * as Console from "effect/Console"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as FileSystem from "effect/FileSystem"
+import * as Layer from "effect/Layer"
 import type * as PlatformError from "effect/PlatformError"
 import type { ChildProcessSpawner } from "effect/process/ChildProcessSpawner"
 import * as Random from "effect/Random"
@@ -21,7 +22,10 @@ import * as Discovery from "../balancer/Discovery.ts"
 import * as Client from "../client/Client.ts"
 import * as Timer from "../contract/Timer.ts"
 import type { DashboardError } from "../dashboard/Dashboard.ts"
+import * as Chaos from "../testing/Chaos.ts"
+import type * as FaultScript from "../testing/FaultScript.ts"
 import * as Tcp from "../transport/Tcp.ts"
+import { Transport } from "../transport/Transport.ts"
 import * as Fleet from "./Fleet.ts"
 import * as Load from "./Load.ts"
 import * as Plan from "./Plan.ts"
@@ -44,6 +48,8 @@ export interface Options {
   readonly report: string | undefined
   /** The dashboard's port, `undefined` for the default one; `false` for no dashboard. */
   readonly dashboard: number | undefined | false
+  /** What goes wrong between both clients and the servers besides, from when the clients are made. */
+  readonly faults?: FaultScript.Script | undefined
 }
 
 const servers = 5
@@ -90,7 +96,7 @@ const drive = Effect.fnUntraced(function*(options: Options) {
   yield* Console.log(`starting ${servers} server processes`)
   const fleet = yield* Fleet.make(servers)
   const addresses = fleet.map(({ address }) => address)
-  const clients = yield* clientsOf(addresses, watch)
+  const clients = yield* clientsOf(addresses, watch, options.faults)
   const requests = yield* Load.requests(Math.floor(seconds * rate), seed)
   const victims = yield* Random.shuffle(fleet.keys()).pipe(Random.withSeed(`holdfast demo victims ${seed}`))
   const plan = Plan.make(seconds, victims)
@@ -136,8 +142,14 @@ const drive = Effect.fnUntraced(function*(options: Options) {
 })
 
 /** Both clients, as what makes the n-th call. */
-const clientsOf = (addresses: ReadonlyArray<string>, watch: Watch.Watch) =>
-  Effect.gen(function*() {
+const clientsOf = Effect.fnUntraced(function*(
+  addresses: ReadonlyArray<string>,
+  watch: Watch.Watch,
+  faults: FaultScript.Script | undefined
+) {
+  const tcp = yield* Tcp.make({ agent: "demo" })
+  const transport = faults === undefined ? tcp : yield* Effect.orDie(Chaos.make(tcp, faults))
+  return yield* Effect.gen(function*() {
     const resilient = yield* Effect.provide(Client.make(UserService, { target: "users" }), watch.resilient)
     const single = yield* Effect.forEach(addresses, (_, index) =>
       Client.make(UserService, {
@@ -156,9 +168,10 @@ const clientsOf = (addresses: ReadonlyArray<string>, watch: Watch.Watch) =>
         users: addresses,
         ...Object.fromEntries(addresses.map((address, index) => [Summary.serverName(index), [address]]))
       }),
-      Tcp.layer({ agent: "demo" })
+      Layer.succeed(Transport, transport)
     ])
   )
+})
 
 /** One fault, from its beginning until it is lifted. */
 const suffer = Effect.fnUntraced(function*(
