@@ -36,8 +36,7 @@ const recorded = <A, E>(
       return yield* use((steps) => client.Shop.Buy({ steps }))
     }).pipe(
       Effect.scoped,
-      Effect.provide(Observe.layer(Tracing.make(options))),
-      Effect.provide(recording.layer),
+      Effect.provide(Layer.merge(Observe.layer(Tracing.make(options)), recording.layer)),
       Effect.provideService(References.MinimumLogLevel, "Fatal")
     )
     return { value, spans: recording.spans(), ...sorted(recording.spans()) }
@@ -305,7 +304,7 @@ describe("Tracing", () => {
               spans.length = 0
             })
         }))
-      }).pipe(Effect.scoped, Effect.provide(Observe.layer(Tracing.make())), Effect.provide(layer), quiet)
+      }).pipe(Effect.scoped, Effect.provide(Layer.merge(Observe.layer(Tracing.make()), layer)), quiet)
     }))
 
   it.effect("puts what a handler traces beneath its own span, and calls beneath what makes them", () =>
