@@ -8,5 +8,7 @@ import { createServer } from "node:http"
 export const observed = (port: number) =>
   Layer.merge(
     Observe.layer(Metrics.make(), Logging.make()),
-    HttpRouter.serve(Metrics.layerHttp()).pipe(Layer.provide(NodeHttpServer.layer(createServer, { port })))
+    HttpRouter.serve(Metrics.layerHttp(), { disableLogger: true }).pipe(
+      Layer.provide(NodeHttpServer.layer(createServer, { port }))
+    )
   )
