@@ -153,6 +153,9 @@ const sensible = <A, E, R>(what: string, self: Effect.Effect<A, E, R>): Effect.E
         : Effect.die(defect)
   )
 
+/** Digits are a number, so that `--seed 1` is what `seed: 1` is in code. */
+const seedOf = (text: string): string | number => (/^\d{1,15}$/.test(text) ? Number(text) : text)
+
 /** One line that says how far it is, on a terminal; and what takes it away again. */
 const progressLine = Effect.fnUntraced(function*(name: string) {
   const stdio = yield* Stdio.Stdio
@@ -168,7 +171,7 @@ const progressLine = Effect.fnUntraced(function*(name: string) {
 const run = Effect.fnUntraced(function*(
   situation: Simulator.Situation,
   policy: PolicySpec.PolicySpec,
-  seed: string,
+  seed: string | number,
   faults: FaultScript.Script | undefined
 ) {
   const name = policy.name ?? "policy"
@@ -190,7 +193,7 @@ export const simulate = Command.make("simulate", config, (input) =>
     const faults = Option.isNone(input.faults)
       ? undefined
       : yield* Effect.mapError(Effect.flatMap(document(input.faults.value), FaultScript.read), unusable("--faults"))
-    const results = yield* Effect.forEach(policies, (policy) => run(situation, policy, input.seed, faults))
+    const results = yield* Effect.forEach(policies, (policy) => run(situation, policy, seedOf(input.seed), faults))
     yield* Console.log(Simulator.table(results))
     const write = (file: Option.Option<string>, text: () => string) =>
       Option.isNone(file) ? Effect.void : Effect.andThen(

@@ -61,7 +61,8 @@ const figures: ReadonlyArray<Figure> = [
   {
     name: "attempts per call",
     says: ({ totals }) => totals.amplification.toFixed(3),
-    value: ({ totals }) => totals.amplification,
+    // Below one it is calls that were refused, which is no merit of its own.
+    value: ({ totals }) => Math.max(1, totals.amplification),
     better: "less",
     explains: "what the policy costs the servers; below 1 where it sheds"
   },
