@@ -79,14 +79,14 @@ describe("chaosLane", () => {
 
   it.effect("corruption flips one bit, of a copy, by the dice of its seed", () =>
     Effect.gen(function*() {
-      const bytes = Uint8Array.from({ length: 64 }, (_, n) => n)
+      const bytes = Buffer.from(Array.from({ length: 64 }, (_, n) => n))
       const flips = (seed: string) =>
         Effect.map(lane(one({ kind: "corrupt" }), "down", seed), (pass) => pass(0, 64).flips)
       const changed = flipped(bytes, yield* flips("a"))
       const differences = [...changed].map((byte, n) => byte ^ n).filter((difference) => difference !== 0)
       assert.strictEqual(differences.length, 1)
       assert.strictEqual(Math.log2(differences[0]!) % 1, 0)
-      assert.strictEqual(bytes[10], 10)
+      assert.isTrue(bytes.every((byte, n) => byte === n))
       assert.deepStrictEqual(yield* flips("a"), yield* flips("a"))
       assert.notDeepEqual(yield* flips("a"), yield* flips("b"))
     }))

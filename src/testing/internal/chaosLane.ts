@@ -200,7 +200,8 @@ export class Lane {
 /** What was sent, with its bits flipped: a copy, where there are any. */
 export const flipped = (bytes: Uint8Array, flips: ReadonlyArray<Flip>): Uint8Array => {
   if (flips.length === 0) return bytes
-  const copy = bytes.slice()
+  // Not `slice`, which of a Buffer is no copy: the sender may send the same bytes again.
+  const copy = new Uint8Array(bytes)
   for (const { bit, byte } of flips) copy[byte]! ^= 1 << bit
   return copy
 }

@@ -6,7 +6,7 @@
  * client socket <── queue <── lane down <── server socket
  * ```
  *
- * A queue is in order of arrival; a full one stops reading from its source, so
+ * A queue passes nothing on before what came first; a full one stops reading from its source, so
  * that a slow link slows its sender and holds a bounded number of bytes. Runs in
  * socket callbacks and timers only.
  */
@@ -95,7 +95,7 @@ class Pipe {
   }
 
   private push(atMillis: number, what: Waiting["what"]): void {
-    const waiting: Waiting = { atMillis: Math.max(atMillis, this.tail?.atMillis ?? 0), what, next: undefined }
+    const waiting: Waiting = { atMillis, what, next: undefined }
     if (this.tail === undefined) this.head = waiting
     else this.tail.next = waiting
     this.tail = waiting
