@@ -177,14 +177,19 @@ const stateOf = (target: string, { address, connection, inFlight }: Endpoint, no
 
 type NoEndpoint = CallError.CallError<CallError.NoEndpoint>
 
-/** One attempt looking for its endpoint. */
-interface Offer<A, E, R> {
+/** Who looks for an endpoint. */
+interface Looking {
   readonly fiber: Fiber.Fiber<unknown, unknown>
   readonly target: string
+  /** What the context does not say. */
+  readonly call: CallContext.CallContext | undefined
+}
+
+/** One attempt looking for its endpoint. */
+interface Offer<A, E, R> extends Looking {
   readonly level: number
   readonly attempt: (endpoint: Endpoint, call?: CallContext.CallContext) => Effect.Effect<A, E, R>
   readonly been: ReadonlyArray<Endpoint> | undefined
-  readonly call: CallContext.CallContext | undefined
   readonly endpoints: () => ReadonlyArray<Endpoint>
 }
 
@@ -260,13 +265,13 @@ const elsewhereOf = (cause: Cause.Cause<unknown>): CallError.CallError | undefin
 }
 
 const repicked = (
-  { fiber, target }: { readonly fiber: Fiber.Fiber<unknown, unknown>; readonly target: string },
+  { call, fiber, target }: Looking,
   { address }: Endpoint,
   error: CallError.CallError
 ): void => {
   CallEvent.receiverOf(fiber)?.event({
     _tag: "Repicked",
-    call: fiber.getRef(CallContext.Current),
+    call: call ?? fiber.getRef(CallContext.Current),
     target,
     endpoint: address,
     error,
@@ -274,15 +279,12 @@ const repicked = (
   })
 }
 
-const noEndpoint = (
-  self: { readonly fiber: Fiber.Fiber<unknown, unknown>; readonly target: string }
-): Effect.Effect<never, NoEndpoint> => {
-  const { fiber, target } = self
+const noEndpoint = ({ call, fiber, target }: Looking): Effect.Effect<never, NoEndpoint> => {
   const detail = "discovery knows no address"
   const error = new CallError.CallError({ _tag: "NoEndpoint", target, detail, sent: "no" } as const)
   CallEvent.receiverOf(fiber)?.event({
     _tag: "Rejected",
-    call: fiber.getRef(CallContext.Current),
+    call: call ?? fiber.getRef(CallContext.Current),
     policy: target,
     reason: "NoEndpoint",
     error,

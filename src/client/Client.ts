@@ -332,29 +332,25 @@ const call = (
     const answered = Outcome.isIdempotent(context) ? identity : Effect.mapError(unknownOutcome(context))
     const receiver = CallEvent.receiverOf(fiber)
     const isLate = Deadline.isExceeded(context.deadline, startedAt)
-    if (receiver === undefined && stack.isPlain && !isLate) {
-      // Nothing looks for the call before something fails: to put it into the context costs a quarter of the call.
-      const first = attemptOf(context)
-      return answered(stack.retry?.runCall(first, attempt, fiber, context, startedAt) ?? first)
-    }
     const isPlain = stack.isPlain && !isLate && !CallEvent.mayWait(receiver)
+    const observed = (self: Effect.Effect<unknown, unknown>): Effect.Effect<unknown, unknown> =>
+      receiver === undefined ? self : Observed.call(receiver, fiber, self, context, startedAt, () => attempts)
+    const loop = (call: CallContext.CallContext): Effect.Effect<unknown, unknown> => {
+      const first = attemptOf(call)
+      return stack.retry?.runCall(first, attempt, fiber, call, startedAt) ?? first
+    }
+    // Nothing looks for the call before something fails: to put it into the context costs a quarter of the call.
+    if (isPlain && receiver?.aroundCall === undefined) return observed(answered(loop(context)))
     const stacked = isPlain
       // Begun within what stands around the call, which may have given it another trace.
-      ? Effect.suspend(() => {
-        const call = fiber.getRef(CallContext.Current)
-        const first = attemptOf(call)
-        return stack.retry?.runCall(first, attempt, fiber, call, startedAt) ?? first
-      })
+      ? Effect.suspend(() => loop(fiber.getRef(CallContext.Current)))
       : stack.call.run(stack.attempt.run(attempt))
     const guarded = answered(
       stack.queues || CallEvent.mayWait(receiver) || isLate
         ? Timeout.guardAttempts(stacked, context.deadline)
         : stacked
     )
-    const observed = receiver === undefined
-      ? guarded
-      : Observed.call(receiver, fiber, guarded, context, startedAt, () => attempts)
-    return Effect.provideService(observed, CallContext.Current, context)
+    return Effect.provideService(observed(guarded), CallContext.Current, context)
   })
 
 const noHeaders: Readonly<Record<string, string>> = {}
