@@ -73,12 +73,12 @@ export const median = (values: ReadonlyArray<number>): number => {
 }
 
 /** Bytes allocated per operation: the heap's growth over so few operations that nothing is collected meanwhile. */
-const bytesPerOp = async (contender: Contender): Promise<number | undefined> => {
+const bytesPerOp = async (contender: Contender, times: number): Promise<number | undefined> => {
   const gc = globalThis.gc
   if (gc === undefined) return undefined
   const n = 1000
   const samples: Array<number> = []
-  for (let i = 0; i < 5; i++) {
+  for (let i = 0; i < times; i++) {
     gc()
     const before = process.memoryUsage().heapUsed
     await contender.run(n)
@@ -96,13 +96,17 @@ const shuffled = <A>(items: ReadonlyArray<A>): Array<A> => {
   return out
 }
 
-/** Runs until the compiler has settled, and says how many operations fit a round. */
+/**
+ * Runs until the compiler has settled, and says how many operations fit a round. A call over the wire passes ten times
+ * the code of a policy, and takes as much longer to be compiled.
+ */
 const sized = async (contender: Contender, roundMillis: number): Promise<number> => {
-  const enough = Math.max(15, roundMillis / 4) * 1e6
-  const { width = 1 } = contender
+  const { latencies, width = 1 } = contender
+  const enough = Math.max(10, roundMillis / 4) * 1e6
+  const warm = (latencies === undefined ? 2 : 12) * enough
   let n = Math.max(8, width)
   let took = await elapsed(contender, n)
-  for (let all = took; all < 2 * enough && n < 1 << 22; all += took) {
+  for (let all = took; all < warm && n < 1 << 22; all += took) {
     if (took < enough) n *= 2
     took = await elapsed(contender, n)
   }
@@ -160,12 +164,14 @@ export const measure = async (
       bodyBytes: contender.bodyBytes
     }
     rows.push(
-      contender.latencies === undefined ? { ...row, bytesPerOp: await bytesPerOp(contender) } : {
-        ...row,
-        p50Micros: median(own.map(({ p50 }) => p50)),
-        p99Micros: median(own.map(({ p99 }) => p99)),
-        cpuMicrosPerOp: median(own.map(({ cpu }) => cpu))
-      }
+      contender.latencies === undefined ?
+        { ...row, bytesPerOp: await bytesPerOp(contender, Math.min(5, options.rounds)) } :
+        {
+          ...row,
+          p50Micros: median(own.map(({ p50 }) => p50)),
+          p99Micros: median(own.map(({ p99 }) => p99)),
+          cpuMicrosPerOp: median(own.map(({ cpu }) => cpu))
+        }
     )
   }
   return rows

@@ -126,6 +126,7 @@ async function main(): Promise<void> {
   for (const { name } of groups) {
     if (values.group !== undefined && !name.includes(values.group)) continue
     const own: Array<ReadonlyArray<Row>> = []
+    const begun = performance.now()
     for (const run of runs) {
       own.push(await measured(name))
       run.push(...own.at(-1)!)
@@ -133,7 +134,7 @@ async function main(): Promise<void> {
     progress("")
     const shown = merged(own)
     rows.push(...shown)
-    console.log(`\n${name}`)
+    console.log(`\n${name} (${((performance.now() - begun) / 1000).toFixed(1)} s)`)
     for (const row of shown) console.log(line(row))
   }
   const verdicts = Targets.compare(runs)
