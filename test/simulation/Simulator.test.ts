@@ -143,10 +143,23 @@ describe("calls are made", () => {
       assert.closeTo(totals.offeredPerSecond, 20 / 0.5, 1.5)
     }))
 
+  it.effect("several at once, where an arrival needs all of their answers", () =>
+    Effect.gen(function*() {
+      const { totals } = yield* run({
+        clients: { fanOut: 10 },
+        dependency: { service: { exponential: "10 ms" }, failure: { ratio: 0.1 } }
+      })
+      assert.strictEqual(totals.calls, 10 * totals.arrivals)
+      assert.closeTo(totals.success, 0.9, 0.02)
+      assert.closeTo(totals.arrivalsAnswered / totals.arrivals, 0.9 ** 10, 0.06)
+    }))
+
   it.effect("evenly, in bursts, at the times of a log, and along a ramp", () =>
     Effect.gen(function*() {
       const steady = yield* run({ arrivals: { kind: "steady", perSecond: 10 } })
       assert.closeTo(steady.totals.calls, 299, 1)
+      const seldom = yield* run({ arrivals: { kind: "steady", perSecond: 0.2 }, horizon: "61 s" })
+      assert.strictEqual(seldom.totals.calls, 12)
       const bursty = yield* run({
         arrivals: { kind: "bursty", perSecond: 5, burst: { perSecond: 100, every: "8 s", lasts: "2 s" } },
         horizon: "300 s"
@@ -213,6 +226,34 @@ describe("what goes wrong", () => {
         assert.isAbove(totals.latencyOfAll.max, 4000)
         assert.isBelow(totals.latencyOfAll.max, 9001)
       }
+    }))
+
+  it.effect("a partition loses the answer to a request that was at work when it began", () =>
+    Effect.gen(function*() {
+      const { totals } = yield* run({
+        arrivals: { kind: "replay", at: ["9990 ms"] },
+        dependency: { servers: 1, service: "100 ms" },
+        scenario: { phases: [{ do: "partition", from: "10 s", to: "30 s" }] }
+      })
+      assert.deepStrictEqual(totals.failures, { ConnectionLost: 1 })
+    }))
+
+  it.effect("a tier has what is left of its caller's deadline, unless it does not ask", () =>
+    Effect.gen(function*() {
+      const slow = (inheritsDeadline: boolean) =>
+        run({
+          policy: { name: "hurried", deadline: "100 ms" },
+          arrivals: { kind: "poisson", perSecond: 5 },
+          dependency: {
+            service: 0,
+            calls: { policy: {}, dependency: { service: "1 s", cancels: "everything" }, inheritsDeadline }
+          }
+        })
+      const asked = (yield* slow(true)).tiers[1]!
+      assert.closeTo(asked.busyMillis / asked.attempts, 98, 3)
+      const deaf = (yield* slow(false)).tiers[1]!
+      // Those of the last second are not over when the run is.
+      assert.closeTo(deaf.busyMillis / deaf.attempts, 1000, 40)
     }))
 
   it.effect("more calls by a factor, and work that takes longer by one", () =>

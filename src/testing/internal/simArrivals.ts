@@ -71,11 +71,18 @@ export const start = (
       return next()
     }
     case "steady": {
+      /** The part of the next call that is due. */
+      let due = 0
       const next = () => {
-        const perSecond = rateAt(plan.rate, world.now) * factor(world.now)
-        const step = perSecond > 0 ? Math.min(1000 / perSecond, 1000) : 100
+        const perMilli = (rateAt(plan.rate, world.now) * factor(world.now)) / 1000
+        // No longer than 100 ms at a time, so that a rate that changes is followed.
+        const step = Math.min((1 - due) / perMilli, 100)
         onlyBefore(world.now + step, () => {
-          if (perSecond >= 1) call(nobody)
+          due += perMilli * step
+          if (due > 1 - 1e-9) {
+            due = 0
+            call(nobody)
+          }
           next()
         })
       }

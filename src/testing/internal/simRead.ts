@@ -455,7 +455,8 @@ export const scenario = (
     Options.check(to > from, where, `${field}.to`, `later than from (${from}ms)`, phase.to)
     const tier = Options.integer(where, `${field}.tier`, phase.tier ?? 0, 0, tiers.length - 1)
     which(where, `${field}.servers`, phase.servers, tiers[tier]!.servers)
-    if (phase.do === "partition") which(where, `${field}.clients`, phase.clients, clients)
+    const callers = tier === 0 ? clients : tiers[tier - 1]!.servers
+    if (phase.do === "partition") which(where, `${field}.clients`, phase.clients, callers)
     if (phase.do === "error") Options.ratio(where, `${field}.ratio`, phase.ratio, true)
     if (phase.do === "cold" || phase.do === "load") Options.finite(where, `${field}.factor`, phase.factor, 0)
     if (phase.do === "slow") {
