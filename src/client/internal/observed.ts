@@ -49,11 +49,13 @@ export const call = <A, E, R>(
   const around = receiver.aroundCall === undefined ? heard : receiver.aroundCall(heard, call)
   return Effect.onExitPrimitive(around, (exit) => {
     const atMillis = Timer.now(fiber)
+    const { error, outcome } = judge(exit, call)
     tell({
       _tag: "CallEnded",
       call,
       attempts: attempts(),
-      ...judge(exit, call),
+      outcome,
+      error,
       interrupted: interruptOf(exit),
       durationMillis: atMillis - startedAt,
       atMillis
@@ -78,11 +80,13 @@ export const attempt = <A, E, R>(
     : receiver.aroundAttempt(self, call, endpoint)
   return Effect.onExitPrimitive(around, (exit) => {
     const atMillis = Timer.now(fiber)
+    const { error, outcome } = judge(exit, call)
     receiver.event({
       _tag: "AttemptEnded",
       call,
       endpoint,
-      ...judge(exit, call),
+      outcome,
+      error,
       interrupted: interruptOf(exit),
       durationMillis: atMillis - startedAt,
       atMillis
