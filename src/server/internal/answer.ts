@@ -17,8 +17,7 @@ const say = (
   body: { readonly message: string } & Readonly<Record<string, unknown>>,
   processed: boolean,
   retryAfterMillis?: number
-): Frame.Response => 
-  respond(status, BodyCodec.json.id, Buffer.from(JSON.stringify(body)), processed, retryAfterMillis)
+): Frame.Response => respond(status, BodyCodec.json.id, Buffer.from(JSON.stringify(body)), processed, retryAfterMillis)
 
 const coded = (
   code: ErrorCode.ErrorCode,
