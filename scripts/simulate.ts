@@ -14,7 +14,13 @@ import * as Effect from "effect/Effect"
 import { parseArgs } from "node:util"
 import * as Simulator from "../src/testing/Simulator.ts"
 
-const { values } = parseArgs({ options: { calls: { type: "string", default: "1000000" } } })
+const { values } = parseArgs({
+  options: { calls: { type: "string", default: "1000000" }, help: { type: "boolean", default: false } }
+})
+if (values.help) {
+  console.log("node --expose-gc scripts/simulate.ts [--calls N]")
+  process.exit(0)
+}
 const calls = Number(values.calls)
 if (!(Number.isInteger(calls) && calls >= 1000)) {
   console.error(`--calls must be an integer >= 1000, got ${values.calls}`)

@@ -34,5 +34,9 @@ export const groups: ReadonlyArray<Group> = [
   timed("codec, 18 kB", codecs, (module) => module.large),
   timed("balancer", () => import("./balancer.ts"), (module) => module.picks),
   timed("observability", () => import("./observe.ts"), (module) => module.looked),
+  {
+    name: "simulator",
+    rows: async (options, short) => (await import("./simulator.ts")).rows("simulator", options, short)
+  },
   { name: "memory", rows: async (_, short) => (await import("./memory.ts")).rows("memory", short) }
 ]
