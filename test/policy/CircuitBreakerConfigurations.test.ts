@@ -87,10 +87,12 @@ describe("CircuitBreaker, configurations known by heart", () => {
         slowCallRatio: 0.8,
         slowThreshold: "2 seconds",
         window: { calls: 5 },
+        minimumCalls: 4,
         openFor: "1 second"
       })
       for (const millis of [2001, 2001, 2000, 2001]) yield* slow(breaker, "S", millis)
-      assert.strictEqual(yield* tagOf(breaker), "Closed")
+      const { _tag, failureRatio, slowCallRatio } = yield* breaker.state
+      assert.deepStrictEqual([_tag, failureRatio, slowCallRatio], ["Closed", 0, 0.75])
       yield* slow(breaker, "S", 2001)
       assert.strictEqual((yield* breaker.state).why, "4 of 5 calls were slow")
     }))
