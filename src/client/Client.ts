@@ -293,7 +293,8 @@ const call = (
     const limit = options.deadline === undefined
       ? startedAt + callable.deadlineMillis
       : Deadline.after(startedAt, options.deadline)
-    const context: CallContext.CallContext = {
+    const receiver = CallEvent.receiverOf(fiber)
+    const stated: CallContext.CallContext = {
       name: method.name,
       key: ambient.key,
       idempotent: method.idempotent,
@@ -307,6 +308,7 @@ const call = (
       headers: options.headers ?? noHeaders,
       classify: method.classify
     }
+    const context = receiver === undefined ? stated : Observed.decided(receiver, fiber, stated)
     // Where the latest attempt went, and from the second on where all before it did.
     let latest: Endpoint | undefined
     let been: Array<Endpoint> | undefined
@@ -330,7 +332,6 @@ const call = (
     }
     const attempt = Effect.suspend(() => attemptOf())
     const answered = Outcome.isIdempotent(context) ? identity : Effect.mapError(unknownOutcome(context))
-    const receiver = CallEvent.receiverOf(fiber)
     const isLate = Deadline.isExceeded(context.deadline, startedAt)
     const isPlain = stack.isPlain && !isLate && !CallEvent.mayWait(receiver)
     const observed = (self: Effect.Effect<unknown, unknown>): Effect.Effect<unknown, unknown> =>
@@ -340,7 +341,9 @@ const call = (
       return stack.retry?.runCall(first, attempt, fiber, call, startedAt) ?? first
     }
     // Nothing looks for the call before something fails: to put it into the context costs a quarter of the call.
-    if (isPlain && receiver?.aroundCall === undefined) return observed(answered(loop(context)))
+    if (isPlain && (receiver?.aroundCall === undefined || Observed.isLeftOut(receiver, context))) {
+      return observed(answered(loop(context)))
+    }
     const stacked = isPlain
       // Begun within what stands around the call, which may have given it another trace.
       ? Effect.suspend(() => loop(fiber.getRef(CallContext.Current)))

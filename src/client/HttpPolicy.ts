@@ -99,7 +99,8 @@ const guard = <E1, R1, E, R>(
     const origin = originOf(request.url)
     const whole = isWhole(request)
     const ambient = fiber.getRef(CallContext.Current)
-    const call: CallContext.CallContext = {
+    const receiver = CallEvent.receiverOf(fiber)
+    const stated: CallContext.CallContext = {
       ...CallContext.inherit(ambient),
       name: options.name?.(request) ?? `${request.method} ${origin}`,
       key: origin,
@@ -108,6 +109,7 @@ const guard = <E1, R1, E, R>(
       insideRetry: ambient.insideRetry,
       classify: whole ? classify : classifyOnce
     }
+    const call = receiver === undefined ? stated : Observed.decided(receiver, fiber, stated)
     const answers = new Answers(origin, whole)
     /** To a receiver a status is what it is to the policy. */
     const told = (exit: Exit.Exit<Response, unknown>, call: CallContext.CallContext): Observed.Told => {
@@ -135,7 +137,6 @@ const guard = <E1, R1, E, R>(
       answers.close(Exit.isSuccess(exit) ? exit.value : undefined)
       return undefined
     })
-    const receiver = CallEvent.receiverOf(fiber)
     const observed = receiver === undefined
       ? closing
       : Observed.call(receiver, fiber, closing, call, Timer.now(fiber), () => attempts, told)

@@ -246,6 +246,13 @@ export interface Receiver {
   readonly forCall?: (call: CallContext) => (event: CallEvent) => void
   /** Whether the hooks wait for nothing, so that a call needs no guard on their account. Default: they may wait. */
   readonly prompt?: boolean
+  /** Whether it is told of calls and attempts that begin and end. Default `true`; who has hooks may need no telling. */
+  readonly hearsCalls?: boolean
+  /**
+   * The trace that a call is to carry with which the hooks have nothing to do: one that is not sampled. `undefined` for a
+   * call with which they have. Asked once, before a call; of one that is left out no hook is called.
+   */
+  readonly leavesOut?: (fiber: Fiber.Fiber<unknown, unknown>, call: CallContext) => TraceContext | undefined
   readonly aroundCall?: <A, E, R>(self: Effect.Effect<A, E, R>, call: CallContext) => Effect.Effect<A, E, R>
   readonly aroundAttempt?: <A, E, R>(
     self: (trace: TraceContext | undefined) => Effect.Effect<A, E, R>,
@@ -280,18 +287,30 @@ export const combine = (outer: Receiver, inner: Receiver): Receiver => {
     ...(call && { aroundCall: call }),
     ...(attempt && { aroundAttempt: attempt }),
     ...(handler && { aroundHandler: handler }),
+    ...(outer.hearsCalls === false && inner.hearsCalls === false && { hearsCalls: false }),
+    ...leaver(outer, inner),
     ...((call || attempt) && !mayWait(outer) && !mayWait(inner) && { prompt: true })
   }
 }
 
 /** Whether hooks of somebody else stand around a call and its attempts, which may wait for what they like. */
 export const mayWait = (receiver: Receiver | undefined): boolean =>
-  receiver !== undefined && receiver.prompt !== true &&
-  (receiver.aroundCall !== undefined || receiver.aroundAttempt !== undefined)
+  receiver !== undefined && receiver.prompt !== true && hasHooks(receiver)
 
 /** Who is told of a client call. */
 export const eventOf = (receiver: Receiver, call: CallContext): Receiver["event"] =>
   receiver.forCall === undefined ? receiver.event : receiver.forCall(call)
+
+/** What the hooks of both leave out; where one has none, what the other's do. */
+const leaver = (outer: Receiver, inner: Receiver): Pick<Receiver, "leavesOut"> => {
+  if (!hasHooks(inner)) return outer.leavesOut === undefined ? {} : { leavesOut: outer.leavesOut }
+  if (!hasHooks(outer)) return inner.leavesOut === undefined ? {} : { leavesOut: inner.leavesOut }
+  // With two that decide apart, each has to see every call.
+  return {}
+}
+
+const hasHooks = (receiver: Receiver): boolean =>
+  receiver.aroundCall !== undefined || receiver.aroundAttempt !== undefined
 
 const both = (outer: Receiver["event"], inner: Receiver["event"]): Receiver["event"] => (event) => {
   outer(event)

@@ -94,8 +94,20 @@ const receiver = (sampleRatio: number, circuits: Circuits): CallEvent.Receiver =
   const draw = (fiber: AnyFiber): boolean =>
     sampleRatio === 1 || fiber.getRef(Random.Random).nextDoubleUnsafe() < sampleRatio
 
+  /** Calls that are drawn already: one draw is enough. */
+  const drawn = new WeakSet<CallContext.CallContext>()
+
   return {
     prompt: true,
+    hearsCalls: false,
+    leavesOut: (fiber, call) => {
+      if (!fiber.cache.tracerEnabled) return undefined
+      const parent = parentOf(fiber, call)
+      if (parent !== undefined) return parent.sampled ? undefined : traceOf(parent)
+      if (!draw(fiber)) return dropped()
+      drawn.add(call)
+      return undefined
+    },
     event: (event) => {
       if (!Events.isTold(event)) return
       circuits.heed(event)
@@ -107,7 +119,7 @@ const receiver = (sampleRatio: number, circuits: Circuits): CallEvent.Receiver =
         if (!fiber.cache.tracerEnabled) return self
         const parent = parentOf(fiber, call)
         if (parent === undefined) {
-          if (draw(fiber)) return tracedCall(fiber, self, call, undefined)
+          if (drawn.has(call) || draw(fiber)) return tracedCall(fiber, self, call, undefined)
           return Effect.provideService(self, CallContext.Current, { ...call, trace: dropped() })
         }
         return parent.sampled ? tracedCall(fiber, self, call, parent) : self

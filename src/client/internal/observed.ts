@@ -30,6 +30,23 @@ export const judged: Judge<unknown> = (exit, call) => ({
 const interruptOf = (exit: Exit.Exit<unknown, unknown>): Interruption.Reason | undefined =>
   Exit.isSuccess(exit) ? undefined : Interruption.fromCause(exit.cause)
 
+/** The call as it goes on: with the trace it is to carry where the receiver's hooks have nothing to do with it. */
+export const decided = (
+  receiver: CallEvent.Receiver,
+  fiber: Fiber.Fiber<unknown, unknown>,
+  call: CallContext.CallContext
+): CallContext.CallContext => {
+  if (receiver.leavesOut === undefined) return call
+  const trace = receiver.leavesOut(fiber, call)
+  if (trace !== undefined) return { ...call, trace }
+  // The hooks know of a parent that is: what was inherited must not look as if they had been asked about it.
+  return call.trace?.sampled === false ? { ...call, trace: undefined } : call
+}
+
+/** Whether a call was decided to be none of the hooks' business. */
+export const isLeftOut = (receiver: CallEvent.Receiver, { trace }: CallContext.CallContext): boolean =>
+  receiver.leavesOut !== undefined && trace?.sampled === false
+
 /** A call, everything around it included; `attempts` says how many there were. */
 export const call = <A, E, R>(
   receiver: CallEvent.Receiver,
@@ -40,13 +57,16 @@ export const call = <A, E, R>(
   attempts: () => number,
   judge: Judge<A> = judged
 ): Effect.Effect<A, E, R> => {
+  const { aroundCall, forCall, hearsCalls } = receiver
+  const hook = isLeftOut(receiver, call) ? undefined : aroundCall
+  if (hearsCalls === false && forCall === undefined) return hook === undefined ? self : hook(self, call)
   const tell = CallEvent.eventOf(receiver, call)
   tell({ _tag: "CallStarted", call, atMillis: startedAt })
   // A frame that changes the context costs a tenth of a call: only for a receiver that hears each call apart.
-  const heard = receiver.forCall === undefined
+  const heard = forCall === undefined
     ? self
     : Effect.provideService(self, CallEvent.CurrentReceiver, { ...receiver, event: tell })
-  const around = receiver.aroundCall === undefined ? heard : receiver.aroundCall(heard, call)
+  const around = hook === undefined ? heard : hook(heard, call)
   return Effect.onExitPrimitive(around, (exit) => {
     const atMillis = Timer.now(fiber)
     const { error, outcome } = judge(exit, call)
@@ -73,11 +93,12 @@ export const attempt = <A, E, R>(
   endpoint: string,
   judge: Judge<A> = judged
 ): Effect.Effect<A, E, R> => {
+  const { aroundAttempt, hearsCalls } = receiver
+  const hooked = aroundAttempt !== undefined && !isLeftOut(receiver, call)
+  if (hearsCalls === false) return hooked ? aroundAttempt(self, call, endpoint) : self(call.trace)
   const startedAt = Timer.now(fiber)
   receiver.event({ _tag: "AttemptStarted", call, endpoint, atMillis: startedAt })
-  const around = receiver.aroundAttempt === undefined
-    ? self(call.trace)
-    : receiver.aroundAttempt(self, call, endpoint)
+  const around = hooked ? aroundAttempt(self, call, endpoint) : self(call.trace)
   return Effect.onExitPrimitive(around, (exit) => {
     const atMillis = Timer.now(fiber)
     const { error, outcome } = judge(exit, call)
