@@ -54,7 +54,7 @@ const targets = ({ verdicts }: Report): string => {
   const sorted = verdicts.toSorted((a, b) => order[a.verdict] - order[b.verdict])
   const rows = sorted.map(({ target, value, verdict }) => {
     const { figure, group, max, min, name, of } = target
-    const unit = of === undefined ? " B" : "×"
+    const unit = of !== undefined ? "×" : figure === "opsPerSecond" ? "/s" : " B"
     const bound = max === undefined ? `≥ ${min}${unit}` : `≤ ${max}${unit}`
     const shown = of === undefined ? `${number(value)}${unit}` : `${value.toFixed(3)}${unit}`
     const what =
