@@ -316,10 +316,12 @@ const call = (
     const attemptOf = (given?: CallContext.CallContext): Effect.Effect<unknown, unknown> => {
       if (latest !== undefined) (been ??= []).push(latest)
       const at = (endpoint: Endpoint, call?: CallContext.CallContext): Effect.Effect<unknown, unknown> => {
+        // Straight from the call to its first pick: one reading of the clock does for both.
+        const attemptAt = latest === undefined ? startedAt : undefined
         latest = endpoint
         if (call !== undefined) {
           attempts = Math.max(attempts, call.attempt)
-          return send(fiber, callable, endpoint, call, made.success, body, startedAt)
+          return send(fiber, callable, endpoint, call, made.success, body, startedAt, attemptAt)
         }
         // An attempt begins, and its time, when the endpoint's policies have let it go.
         return Effect.withFiber((current) => {
@@ -373,9 +375,10 @@ const expiryOf = (
   fiber: Fiber.Fiber<unknown, unknown>,
   timeout: Timeout.Timeout | undefined,
   call: CallContext.CallContext,
-  calledAt: number
+  calledAt: number,
+  attemptAt: number | undefined
 ): Expiry<CallError.CallError> | undefined => {
-  const limit = timeout === undefined ? Infinity : Timer.now(fiber) + timeout.timeoutMillis
+  const limit = timeout === undefined ? Infinity : (attemptAt ?? Timer.now(fiber)) + timeout.timeoutMillis
   if (timeout !== undefined && limit <= call.deadline) {
     const { name: policy, timeoutMillis } = timeout
     return {
@@ -407,7 +410,8 @@ const send = (
   call: CallContext.CallContext,
   payload: unknown,
   body: Result.Result<Uint8Array, string>,
-  calledAt: number
+  calledAt: number,
+  attemptAt?: number
 ): Effect.Effect<unknown, unknown> => {
   const { timeout } = endpoint.levels[callable.level]!
   const receiver = CallEvent.receiverOf(fiber)
@@ -441,7 +445,7 @@ const send = (
       const hooks = Effect.flatMap(connection.acquire(), (session) => on(session, trace))
       return Timeout.withDeadlineAt(timeout === undefined ? hooks : timeout.run(hooks), call.deadline)
     }
-    const expiry = expiryOf(fiber, timeout, call, calledAt)
+    const expiry = expiryOf(fiber, timeout, call, calledAt, attemptAt)
     const { current } = connection
     return current === undefined
       ? Effect.flatMap(connection.acquire(expiry), (session) => on(session, trace, expiry))
@@ -449,5 +453,5 @@ const send = (
   }
   return receiver === undefined
     ? attempt(call.trace)
-    : Observed.attempt(receiver, fiber, attempt, call, endpoint.address)
+    : Observed.attempt(receiver, fiber, attempt, call, endpoint.address, Observed.judged, attemptAt)
 }

@@ -9,6 +9,7 @@ import * as Exit from "effect/Exit"
 import type * as Fiber from "effect/Fiber"
 import type * as CallContext from "../../contract/CallContext.ts"
 import * as CallEvent from "../../contract/CallEvent.ts"
+import * as Immediate from "../../contract/Immediate.ts"
 import * as Interruption from "../../contract/Interruption.ts"
 import * as Outcome from "../../contract/Outcome.ts"
 import * as Timer from "../../contract/Timer.ts"
@@ -22,10 +23,10 @@ export interface Told {
 /** What to tell of the end of a call or an attempt. */
 type Judge<A> = (exit: Exit.Exit<A, unknown>, call: CallContext.CallContext) => Told
 
-export const judged: Judge<unknown> = (exit, call) => ({
-  outcome: Outcome.ofExit(exit, call),
-  error: Exit.isSuccess(exit) ? undefined : Cause.squash(exit.cause)
-})
+export const judged: Judge<unknown> = (exit, call) =>
+  Exit.isSuccess(exit) ? succeeded : { outcome: Outcome.ofExit(exit, call), error: Cause.squash(exit.cause) }
+
+const succeeded: Told = { outcome: Outcome.success, error: undefined }
 
 const interruptOf = (exit: Exit.Exit<unknown, unknown>): Interruption.Reason | undefined =>
   Exit.isSuccess(exit) ? undefined : Interruption.fromCause(exit.cause)
@@ -84,22 +85,25 @@ export const call = <A, E, R>(
   })
 }
 
-/** One attempt at one endpoint; `self` is given the trace that it is to carry. */
+/**
+ * One attempt at one endpoint; `self` is given the trace that it is to carry. To be returned by what a fiber evaluates:
+ * its frame is installed in the present step.
+ */
 export const attempt = <A, E, R>(
   receiver: CallEvent.Receiver,
   fiber: Fiber.Fiber<unknown, unknown>,
   self: (trace: CallContext.TraceContext | undefined) => Effect.Effect<A, E, R>,
   call: CallContext.CallContext,
   endpoint: string,
-  judge: Judge<A> = judged
+  judge: Judge<A> = judged,
+  startedAt: number = Timer.now(fiber)
 ): Effect.Effect<A, E, R> => {
   const { aroundAttempt, hearsCalls } = receiver
   const hooked = aroundAttempt !== undefined && !isLeftOut(receiver, call)
   if (hearsCalls === false) return hooked ? aroundAttempt(self, call, endpoint) : self(call.trace)
-  const startedAt = Timer.now(fiber)
   receiver.event({ _tag: "AttemptStarted", call, endpoint, atMillis: startedAt })
   const around = hooked ? aroundAttempt(self, call, endpoint) : self(call.trace)
-  return Effect.onExitPrimitive(around, (exit) => {
+  const ended = Effect.onExitPrimitive(around, (exit) => {
     const atMillis = Timer.now(fiber)
     const { error, outcome } = judge(exit, call)
     receiver.event({
@@ -114,4 +118,5 @@ export const attempt = <A, E, R>(
     })
     return undefined
   })
+  return Immediate.evaluate(ended, around, fiber)
 }
