@@ -274,6 +274,7 @@ class Run {
   receiver(tier: number, client: number): CallEvent.Receiver {
     const { faults } = this.options
     return {
+      hearsCalls: faults !== undefined,
       event: (event) => {
         switch (event._tag) {
           case "AttemptStarted":
