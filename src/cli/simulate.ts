@@ -15,7 +15,7 @@ import * as PolicySpec from "../policy/PolicySpec.ts"
 import * as FaultScript from "../testing/FaultScript.ts"
 import * as Scenarios from "../testing/Scenarios.ts"
 import * as Simulator from "../testing/Simulator.ts"
-import { Ended, ExitCode } from "./Flags.ts"
+import { contents, Ended, ExitCode } from "./Flags.ts"
 
 const list = Object.values(Scenarios.all)
 
@@ -76,12 +76,6 @@ class Unusable extends Schema.TaggedError<Unusable>()("Unusable", { message: Sch
 
 const unusable = (what: string) => (error: { readonly message: string }): Unusable =>
   new Unusable({ message: `${what}: ${error.message}` })
-
-const contents = Effect.fnUntraced(function*(file: string) {
-  if (file !== "-") return yield* (yield* FileSystem.FileSystem).readFileString(file)
-  const { stdin } = yield* Stdio.Stdio
-  return yield* Stream.mkString(Stream.decodeText(stdin))
-})
 
 const document = (file: string) =>
   Effect.flatMap(
