@@ -73,10 +73,9 @@ export const median = (values: ReadonlyArray<number>): number => {
 }
 
 /** Bytes allocated per operation: the heap's growth over so few operations that nothing is collected meanwhile. */
-const bytesPerOp = async (contender: Contender, times: number): Promise<number | undefined> => {
+const bytesPerOp = async (contender: Contender, times: number, n: number): Promise<number | undefined> => {
   const gc = globalThis.gc
   if (gc === undefined) return undefined
-  const n = 1000
   const samples: Array<number> = []
   for (let i = 0; i < times; i++) {
     gc()
@@ -103,7 +102,7 @@ const shuffled = <A>(items: ReadonlyArray<A>): Array<A> => {
 const sized = async (contender: Contender, roundMillis: number): Promise<number> => {
   const { latencies, width = 1 } = contender
   const enough = Math.max(10, roundMillis / 4) * 1e6
-  const warm = (latencies === undefined ? 2 : 12) * enough
+  const warm = (latencies === undefined ? 2 : roundMillis < 50 ? 3 : 12) * enough
   let n = Math.max(8, width)
   let took = await elapsed(contender, n)
   for (let all = took; all < warm && n < 1 << 22; all += took) {
@@ -126,6 +125,7 @@ export const measure = async (
   contenders: ReadonlyArray<Contender>,
   options: Options
 ): Promise<ReadonlyArray<Row>> => {
+  const short = options.roundMillis < 50
   const counts = new Map<Contender, number>()
   for (const contender of contenders) {
     options.progress(`${group}: ${contender.name}`)
@@ -165,7 +165,7 @@ export const measure = async (
     }
     rows.push(
       contender.latencies === undefined ?
-        { ...row, bytesPerOp: await bytesPerOp(contender, Math.min(5, options.rounds)) } :
+        { ...row, bytesPerOp: await bytesPerOp(contender, Math.min(5, options.rounds), short ? 200 : 1000) } :
         {
           ...row,
           p50Micros: median(own.map(({ p50 }) => p50)),

@@ -2,8 +2,8 @@
  * `npm run bench`: every group, a table, and how the targets are kept.
  *
  *   --group NAME   only groups whose name contains NAME
- *   --short        small rounds: everything within 45 seconds, to see that nothing broke
- *   --rounds N     rounds per group (default 7, 3 with --short)
+ *   --short        small rounds, without the two longest groups: within 45 seconds, to see that nothing broke
+ *   --rounds N     rounds per group (default 7, 2 with --short)
  *   --json FILE    the rows as data: group, name, nsPerOp, opsPerSecond, spread, bytesPerOp, ratioTo, ...
  *   --check        each group in three processes; fails when the median of a target's figure misses its bound
  *
@@ -35,7 +35,7 @@ if (values.help) {
   console.log(source.slice(source.indexOf("npm run bench") - 1, source.indexOf("*/")).replaceAll(/^ \* ?/gm, ""))
   process.exit(0)
 }
-const rounds = values.rounds === undefined ? (values.short ? 3 : 7) : Number(values.rounds)
+const rounds = values.rounds === undefined ? (values.short ? 2 : 7) : Number(values.rounds)
 if (!(Number.isInteger(rounds) && rounds >= 1)) {
   console.error(`--rounds must be an integer >= 1, got ${values.rounds}`)
   process.exit(1)
@@ -47,7 +47,7 @@ const progress = (text: string) => {
 
 if (values.only !== undefined) {
   const group = groups.find(({ name }) => name === values.only)!
-  const rows = await group.rows({ rounds, roundMillis: values.short ? 20 : 100, progress }, values.short)
+  const rows = await group.rows({ rounds, roundMillis: values.short ? 10 : 100, progress }, values.short)
   process.send!(rows, () => process.exit(0))
 } else {
   await main()
@@ -123,8 +123,8 @@ async function main(): Promise<void> {
   console.log(describe(on))
   const runs: Array<Array<Row>> = Array.from({ length: values.check ? 3 : 1 }, () => [])
   const rows: Array<Row> = []
-  for (const { name } of groups) {
-    if (values.group !== undefined && !name.includes(values.group)) continue
+  for (const { long = false, name } of groups) {
+    if (values.group === undefined ? values.short && long : !name.includes(values.group)) continue
     const own: Array<ReadonlyArray<Row>> = []
     const begun = performance.now()
     for (const run of runs) {

@@ -3,6 +3,8 @@ import { measure, type Options, type Row } from "../harness.ts"
 
 export interface Group {
   readonly name: string
+  /** Left out of a short run, unless asked for by name. */
+  readonly long?: boolean
   readonly rows: (options: Options, short: boolean) => Promise<ReadonlyArray<Row>>
 }
 
@@ -28,10 +30,10 @@ export const groups: ReadonlyArray<Group> = [
   timed("stack, rejection", policies, (module) => module.stackRejection),
   timed("one retry", policies, (module) => module.retried),
   timed("wire, 64 in flight", wire, (module) => module.calls(64)),
-  timed("wire, 512 in flight", wire, (module) => module.calls(512)),
+  { ...timed("wire, 512 in flight", wire, (module) => module.calls(512)), long: true },
   timed("codec, 100 B", codecs, (module) => module.small),
   timed("codec, 900 B", codecs, (module) => module.medium),
-  timed("codec, 18 kB", codecs, (module) => module.large),
+  { ...timed("codec, 18 kB", codecs, (module) => module.large), long: true },
   timed("balancer", () => import("./balancer.ts"), (module) => module.picks),
   timed("observability", () => import("./observe.ts"), (module) => module.looked),
   {
