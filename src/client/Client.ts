@@ -313,7 +313,10 @@ const call = (
     let latest: Endpoint | undefined
     let been: Array<Endpoint> | undefined
     let attempts = 0
-    const attemptOf = (given?: CallContext.CallContext): Effect.Effect<unknown, unknown> => {
+    const attemptOf = (
+      running: Fiber.Fiber<unknown, unknown>,
+      given?: CallContext.CallContext
+    ): Effect.Effect<unknown, unknown> => {
       if (latest !== undefined) (been ??= []).push(latest)
       const at = (endpoint: Endpoint, call?: CallContext.CallContext): Effect.Effect<unknown, unknown> => {
         // Straight from the call to its first pick: one reading of the clock does for both.
@@ -321,7 +324,7 @@ const call = (
         latest = endpoint
         if (call !== undefined) {
           attempts = Math.max(attempts, call.attempt)
-          return send(fiber, callable, endpoint, call, made.success, body, startedAt, attemptAt)
+          return send(running, callable, endpoint, call, made.success, body, startedAt, attemptAt)
         }
         // An attempt begins, and its time, when the endpoint's policies have let it go.
         return Effect.withFiber((current) => {
@@ -332,23 +335,26 @@ const call = (
       }
       return callable.balancer.run(callable.level, at, been, given)
     }
-    const attempt = Effect.suspend(() => attemptOf())
+    const attempt = Effect.withFiber((running) => attemptOf(running))
     const answered = Outcome.isIdempotent(context) ? identity : Effect.mapError(unknownOutcome(context))
     const isLate = Deadline.isExceeded(context.deadline, startedAt)
     const isPlain = stack.isPlain && !isLate && !CallEvent.mayWait(receiver)
     const observed = (self: Effect.Effect<unknown, unknown>): Effect.Effect<unknown, unknown> =>
       receiver === undefined ? self : Observed.call(receiver, fiber, self, context, startedAt, () => attempts)
-    const loop = (call: CallContext.CallContext): Effect.Effect<unknown, unknown> => {
-      const first = attemptOf(call)
-      return stack.retry?.runCall(first, attempt, fiber, call, startedAt) ?? first
+    const loop = (
+      running: Fiber.Fiber<unknown, unknown>,
+      call: CallContext.CallContext
+    ): Effect.Effect<unknown, unknown> => {
+      const first = attemptOf(running, call)
+      return stack.retry?.runCall(first, attempt, running, call, startedAt) ?? first
     }
     // Nothing looks for the call before something fails: to put it into the context costs a quarter of the call.
     if (isPlain && (receiver?.aroundCall === undefined || Observed.isLeftOut(receiver, context))) {
-      return observed(answered(loop(context)))
+      return observed(answered(loop(fiber, context)))
     }
     const stacked = isPlain
-      // Begun within what stands around the call, which may have given it another trace.
-      ? Effect.suspend(() => loop(fiber.getRef(CallContext.Current)))
+      // Begun within what stands around the call, which may have given it another trace, or a fiber of its own.
+      ? Effect.withFiber((running) => loop(running, running.getRef(CallContext.Current)))
       : stack.call.run(stack.attempt.run(attempt))
     const guarded = answered(
       stack.queues || CallEvent.mayWait(receiver) || isLate

@@ -101,9 +101,9 @@ const receiver = (sampleRatio: number, circuits: Circuits): CallEvent.Receiver =
     prompt: true,
     hearsCalls: false,
     leavesOut: (fiber, call) => {
-      if (!fiber.cache.tracerEnabled) return undefined
       const parent = parentOf(fiber, call)
       if (parent !== undefined) return parent.sampled ? undefined : traceOf(parent)
+      if (!fiber.cache.tracerEnabled) return undefined
       if (!draw(fiber)) return dropped()
       drawn.add(call)
       return undefined

@@ -76,7 +76,7 @@ export interface Retry<out R = never> extends Policy.OfKind<"retry", RetryError,
   hedged(hedge: Policy.OfKind<"hedge"> & Hedging): Retry<R>
   /**
    * Guards one call of somebody who knows it, so that its first attempt needs no context of its own: that costs more than
-   * the loop. `again` is sent after that, in a context that says which attempt it is.
+   * the loop. `again` is sent after that, in a context that says which attempt it is. Starts no hedges.
    *
    * @internal
    */
@@ -209,9 +209,7 @@ const fromPlan = <R>(plan: Plan<R>): Retry<R> =>
       attempts: plan.attempts,
       hedged: (hedge) => fromPlan(withHedge("Retry.hedged", plan, hedge)),
       runCall: (first, again, fiber, call, startedAt) =>
-        plan.hedge === undefined || !Outcome.isIdempotent(call)
-          ? afterFirst(plan, first, startedAt, () => new Loop(plan, again, fiber, call, startedAt, 1))
-          : inCall(new Loop(plan, again, fiber, call, startedAt, 0), (loop) => loop.send())
+        afterFirst(plan, first, startedAt, () => new Loop(plan, again, fiber, call, startedAt, 1))
     }
   )
 

@@ -11,6 +11,8 @@ import * as CallEvent from "../../src/contract/CallEvent.ts"
 import * as Contract from "../../src/contract/Contract.ts"
 import * as Interruption from "../../src/contract/Interruption.ts"
 import * as Timer from "../../src/contract/Timer.ts"
+import * as Observe from "../../src/observe/Observe.ts"
+import * as Tracing from "../../src/observe/Tracing.ts"
 import * as Policy from "../../src/policy/Policy.ts"
 import * as Retry from "../../src/policy/Retry.ts"
 import * as InMemory from "../../src/transport/InMemory.ts"
@@ -405,6 +407,49 @@ describe("Client", () => {
         yield* kill
         assert.strictEqual(yield* Fiber.join(lost), "OutcomeUnknown maybe")
         assert.strictEqual(seen.length, 2)
+      })
+    )
+
+    test(
+      "a hook may run a call in a fiber of its own",
+      Effect.gen(function*() {
+        const server = yield* counting(a, [unavailable, ok])
+        const events: Array<string> = []
+        const client = yield* clientOf({ retry: { budget: false } })
+        const receiver: CallEvent.Receiver = {
+          event: ({ _tag }) => events.push(_tag),
+          prompt: true,
+          aroundCall: (self) => Effect.flatMap(Effect.forkChild(self), Fiber.join)
+        }
+        const fiber = yield* client.UserService.Get({ id: 1 }).pipe(
+          Effect.provideService(CallEvent.CurrentReceiver, receiver),
+          Effect.forkChild
+        )
+        yield* TestClock.adjust("20 seconds")
+        assert.strictEqual((yield* Fiber.join(fiber)).name, "Ada")
+        assert.strictEqual(server.seen.length, 2)
+        assert.deepStrictEqual(events.filter((tag) => /^(Call|Attempt)/.test(tag)), [
+          "CallStarted",
+          "AttemptStarted",
+          "AttemptEnded",
+          "AttemptStarted",
+          "AttemptEnded",
+          "CallEnded"
+        ])
+      })
+    )
+
+    test(
+      "carries a trace that is not sampled on, also where tracing is switched off",
+      Effect.gen(function*() {
+        const { seen } = yield* counting(a, [ok])
+        const client = yield* clientOf({})
+        const trace = { traceId: "4bf92f3577b34da6a3ce929d0e0e4736", spanId: "00f067aa0ba902b7", sampled: false }
+        const call = CallContext.annotate(client.UserService.Get({ id: 1 }), { trace })
+        const traced = Effect.provide(call, Observe.layer(Tracing.make()))
+        yield* traced
+        yield* Effect.withTracerEnabled(traced, false)
+        assert.deepStrictEqual(seen.map(({ trace }) => trace), [trace, trace])
       })
     )
 
