@@ -16,6 +16,7 @@
 import * as Cause from "effect/Cause"
 import * as Deferred from "effect/Deferred"
 import * as Effect from "effect/Effect"
+import * as Effectable from "effect/Effectable"
 import * as Exit from "effect/Exit"
 import type * as Fiber from "effect/Fiber"
 import * as Random from "effect/Random"
@@ -43,6 +44,13 @@ export interface BalancerOptions {
   readonly endpoint: (address: string) => Effect.Effect<Endpoint, never, Scope.Scope>
 }
 
+/** What is to be done at the endpoint that was picked. */
+export type AttemptAt<A, E, R> = (
+  endpoint: Endpoint,
+  call?: CallContext.CallContext,
+  fiber?: Fiber.Fiber<unknown, unknown>
+) => Effect.Effect<A, E, R>
+
 export interface Balancer {
   readonly target: string
   /** The endpoints known now. */
@@ -51,11 +59,11 @@ export interface Balancer {
    * Runs one attempt at an endpoint, inside that endpoint's policies of the given
    * level. Where the call has `been` is picked again only when nothing else is ready.
    * A `call` that is not in the context is put there for policies that look for it; where none does, the attempt is
-   * given it, and made in the step of the pick.
+   * given it with its fiber, and made in the step of the pick.
    */
   readonly run: <A, E, R>(
     level: number,
-    attempt: (endpoint: Endpoint, call?: CallContext.CallContext) => Effect.Effect<A, E, R>,
+    attempt: AttemptAt<A, E, R>,
     been?: ReadonlyArray<Endpoint>,
     call?: CallContext.CallContext
   ) => Effect.Effect<A, E | CallError.CallError<CallError.NoEndpoint>, R>
@@ -144,14 +152,11 @@ export const make = (options: BalancerOptions): Effect.Effect<Balancer, never, S
       )
     yield* Deferred.await(first)
 
+    const from: Source = { target, endpoints: () => endpoints }
     return {
-      target,
-      endpoints: () =>
-        endpoints,
+      ...from,
       run: (level, attempt, been, call) =>
-        Effect.withFiber((fiber) =>
-          offer({ fiber, target, level, attempt, been, call, endpoints: () => endpoints }, none, undefined)
-        ),
+        Effect.withFiber((fiber) => new Offer(from, fiber, level, attempt, been, call, none, undefined).made()),
       drain
     }
   })
@@ -177,78 +182,130 @@ const stateOf = (target: string, { address, connection, inFlight }: Endpoint, no
 
 type NoEndpoint = CallError.CallError<CallError.NoEndpoint>
 
-/** Who looks for an endpoint. */
-interface Looking {
-  readonly fiber: Fiber.Fiber<unknown, unknown>
-  readonly target: string
-  /** What the context does not say. */
-  readonly call: CallContext.CallContext | undefined
-}
-
-/** One attempt looking for its endpoint. */
-interface Offer<A, E, R> extends Looking {
-  readonly level: number
-  readonly attempt: (endpoint: Endpoint, call?: CallContext.CallContext) => Effect.Effect<A, E, R>
-  readonly been: ReadonlyArray<Endpoint> | undefined
-  readonly endpoints: () => ReadonlyArray<Endpoint>
-}
-
-/** A ready endpoint where the call has not been, or else whichever is fittest. */
-const pick = <A, E, R>(
-  self: Offer<A, E, R>,
-  tried: ReadonlyArray<Endpoint>
-): Endpoint | undefined => {
-  const { been, fiber, level } = self
-  const random = fiber.getRef(Random.Random)
-  const draw = () => random.nextDoubleUnsafe()
-  const now = Timer.now(fiber)
-  if (been !== undefined) {
-    const other = PowerOfTwo.pick(self.endpoints(), [...tried, ...been], level, now, draw)
-    if (other !== undefined && rank(other, level, now) === Rank.ready) return other
-  }
-  return PowerOfTwo.pick(self.endpoints(), tried, level, now, draw)
-}
+/** Where endpoints come from. */
+type Source = Pick<Balancer, "target" | "endpoints">
 
 const none: ReadonlyArray<Endpoint> = []
 
-/** Offers the attempt to one endpoint, and to the next when nothing was sent. */
-const offer = <A, E, R>(
-  self: Offer<A, E, R>,
-  tried: ReadonlyArray<Endpoint>,
-  last: Cause.Cause<E> | undefined
-): Effect.Effect<A, E | NoEndpoint, R> => {
-  const { call } = self
-  let endpoint: Endpoint | undefined
-  let gate: Policy.Gate | undefined
-  let pass: object | undefined
-  const start = Effect.suspend((): Effect.Effect<A, E | NoEndpoint, R> => {
-    endpoint = pick(self, tried)
-    if (endpoint === undefined) return last === undefined ? noEndpoint(self) : Effect.failCause(last)
+/** One attempt offered to one endpoint, and to the next when nothing was sent. It is the Effect that its own frame guards. */
+class Offer<A, E, R> extends Effectable.Class<A, E | NoEndpoint, R> {
+  private readonly from: Source
+  private readonly fiber: Fiber.Fiber<unknown, unknown>
+  private readonly level: number
+  private readonly attempt: AttemptAt<A, E, R>
+  private readonly been: ReadonlyArray<Endpoint> | undefined
+  /** What the context does not say. */
+  private readonly call: CallContext.CallContext | undefined
+  /** Who has had this attempt before, and what the last of them made of it. */
+  private readonly tried: ReadonlyArray<Endpoint>
+  private readonly last: Cause.Cause<E> | undefined
+  private endpoint: Endpoint | undefined
+  private gate: Policy.Gate | undefined
+  private pass: object | undefined
+
+  constructor(
+    from: Source,
+    fiber: Fiber.Fiber<unknown, unknown>,
+    level: number,
+    attempt: AttemptAt<A, E, R>,
+    been: ReadonlyArray<Endpoint> | undefined,
+    call: CallContext.CallContext | undefined,
+    tried: ReadonlyArray<Endpoint>,
+    last: Cause.Cause<E> | undefined
+  ) {
+    super()
+    this.from = from
+    this.fiber = fiber
+    this.level = level
+    this.attempt = attempt
+    this.been = been
+    this.call = call
+    this.tried = tried
+    this.last = last
+  }
+
+  /** To be returned by what the fiber evaluates. */
+  made(): Effect.Effect<A, E | NoEndpoint, R> {
+    // Picked and counted where the release is already in place.
+    const counted = Effect.onExitPrimitive(this, (exit) => this.ended(exit))
+    // The last pick's answer is the answer, whatever it is.
+    if (this.tried.length + 1 >= Math.min(this.from.endpoints().length, maxPicks)) {
+      return Immediate.evaluate(counted, this, this.fiber)
+    }
+    return Effect.catchCause(counted, (cause) => this.elsewhere(cause))
+  }
+
+  override asEffect(): Effect.Effect<A, E | NoEndpoint, R> {
+    const { attempt, call, fiber, last } = this
+    const endpoint = this.pick()
+    if (endpoint === undefined) return last === undefined ? this.noEndpoint() : Effect.failCause(last)
+    this.endpoint = endpoint
     endpoint.inFlight++
-    const level = endpoint.levels[self.level]!
-    if (call === undefined) return level.policy.run(self.attempt(endpoint)) as Effect.Effect<A, E, R>
-    gate = level.gate
-    pass = gate?.enter()
-    if (pass !== undefined) return self.attempt(endpoint, call)
-    const guarded = level.policy.run(self.attempt(endpoint)) as Effect.Effect<A, E, R>
+    const { gate, policy } = endpoint.levels[this.level]!
+    if (call === undefined) return policy.run(attempt(endpoint)) as Effect.Effect<A, E, R>
+    this.gate = gate
+    this.pass = gate?.enter()
+    if (this.pass !== undefined) return attempt(endpoint, call, fiber)
+    const guarded = policy.run(attempt(endpoint)) as Effect.Effect<A, E, R>
     return Effect.provideService(guarded, CallContext.Current, call)
-  })
-  // Picked and counted where the release is already in place.
-  const counted = Effect.onExitPrimitive(start, (exit) => {
+  }
+
+  private ended(exit: Exit.Exit<A, E | NoEndpoint>): undefined {
+    const { call, endpoint, gate, pass } = this
     if (endpoint !== undefined) endpoint.inFlight--
     if (pass !== undefined) gate!.leave(pass, exit, call!)
     return undefined
-  })
-  // The last pick's answer is the answer, whatever it is.
-  if (tried.length + 1 >= Math.min(self.endpoints().length, maxPicks)) {
-    return Immediate.evaluate(counted, start, self.fiber)
   }
-  return Effect.catchCause(counted, (cause) => {
+
+  private elsewhere(cause: Cause.Cause<E | NoEndpoint>): Effect.Effect<A, E | NoEndpoint, R> {
+    const { attempt, been, call, endpoint, fiber, from, level, tried } = this
     const error = elsewhereOf(cause)
     if (endpoint === undefined || error === undefined) return Effect.failCause(cause)
-    repicked(self, endpoint, error)
-    return offer(self, [...tried, endpoint], cause as Cause.Cause<E>)
-  })
+    CallEvent.receiverOf(fiber)?.event({
+      _tag: "Repicked",
+      call: this.called(),
+      target: from.target,
+      endpoint: endpoint.address,
+      error,
+      atMillis: Timer.now(fiber)
+    })
+    const next = [...tried, endpoint]
+    return new Offer(from, fiber, level, attempt, been, call, next, cause as Cause.Cause<E>).made()
+  }
+
+  /** A ready endpoint where the call has not been, or else whichever is fittest. */
+  private pick(): Endpoint | undefined {
+    const { been, fiber, level, tried } = this
+    const endpoints = this.from.endpoints()
+    const random = fiber.getRef(Random.Random)
+    const draw = () => random.nextDoubleUnsafe()
+    const now = Timer.now(fiber)
+    if (been !== undefined) {
+      const other = PowerOfTwo.pick(endpoints, [...tried, ...been], level, now, draw)
+      if (other !== undefined && rank(other, level, now) === Rank.ready) return other
+    }
+    return PowerOfTwo.pick(endpoints, tried, level, now, draw)
+  }
+
+  private called(): CallContext.CallContext {
+    return this.call ?? this.fiber.getRef(CallContext.Current)
+  }
+
+  private noEndpoint(): Effect.Effect<never, NoEndpoint> {
+    const { fiber, from: { target } } = this
+    const detail = "discovery knows no address"
+    const error = new CallError.CallError({ _tag: "NoEndpoint", target, detail, sent: "no" } as const)
+    CallEvent.receiverOf(fiber)?.event({
+      _tag: "Rejected",
+      call: this.called(),
+      policy: target,
+      reason: "NoEndpoint",
+      error,
+      state: undefined,
+      atMillis: Timer.now(fiber)
+    })
+    return Effect.fail(error)
+  }
 }
 
 /** The error that says that nothing was sent, so that another endpoint costs nothing. */
@@ -262,34 +319,4 @@ const elsewhereOf = (cause: Cause.Cause<unknown>): CallError.CallError | undefin
   if (_tag === "ConnectFailed") return error
   if (_tag === "ConnectionLost") return error.reason.sent === "no" ? error : undefined
   return Outcome.classify(error.reason).retry === "elsewhere" ? error : undefined
-}
-
-const repicked = (
-  { call, fiber, target }: Looking,
-  { address }: Endpoint,
-  error: CallError.CallError
-): void => {
-  CallEvent.receiverOf(fiber)?.event({
-    _tag: "Repicked",
-    call: call ?? fiber.getRef(CallContext.Current),
-    target,
-    endpoint: address,
-    error,
-    atMillis: Timer.now(fiber)
-  })
-}
-
-const noEndpoint = ({ call, fiber, target }: Looking): Effect.Effect<never, NoEndpoint> => {
-  const detail = "discovery knows no address"
-  const error = new CallError.CallError({ _tag: "NoEndpoint", target, detail, sent: "no" } as const)
-  CallEvent.receiverOf(fiber)?.event({
-    _tag: "Rejected",
-    call: call ?? fiber.getRef(CallContext.Current),
-    policy: target,
-    reason: "NoEndpoint",
-    error,
-    state: undefined,
-    atMillis: Timer.now(fiber)
-  })
-  return Effect.fail(error)
 }

@@ -76,17 +76,23 @@ export interface Retry<out R = never> extends Policy.OfKind<"retry", RetryError,
   hedged(hedge: Policy.OfKind<"hedge"> & Hedging): Retry<R>
   /**
    * Guards one call of somebody who knows it, so that its first attempt needs no context of its own: that costs more than
-   * the loop. `again` is sent after that, in a context that says which attempt it is. Starts no hedges.
+   * the loop. What is sent after that is asked for when it is needed, and runs in a context that says which attempt it is.
+   * Starts no hedges.
    *
    * @internal
    */
   runCall<A, E1, R1>(
     first: Effect.Effect<A, E1, R1>,
-    again: Effect.Effect<A, E1, R1>,
+    sender: Sender<A, E1, R1>,
     fiber: Fiber.Fiber<unknown, unknown>,
     call: CallContext.CallContext,
     startedAt: number
   ): Effect.Effect<A, E1 | RetryError, R | R1>
+}
+
+/** Who sends an attempt, and another. */
+export interface Sender<out A, out E, out R> {
+  readonly again: Effect.Effect<A, E, R>
 }
 
 /** What the loop asks of a hedge: when to start one, and how long attempts take. `Hedge.make` makes one. */
@@ -208,8 +214,7 @@ const fromPlan = <R>(plan: Plan<R>): Retry<R> =>
     {
       attempts: plan.attempts,
       hedged: (hedge) => fromPlan(withHedge("Retry.hedged", plan, hedge)),
-      runCall: (first, again, fiber, call, startedAt) =>
-        afterFirst(plan, first, startedAt, () => new Loop(plan, again, fiber, call, startedAt, 1))
+      runCall: (first, sender, fiber, call, startedAt) => afterFirst(plan, first, sender, fiber, call, startedAt)
     }
   )
 
@@ -313,6 +318,7 @@ const everything = <RS>(plan: Plan<RS>) => {
   const tellUnhedged = teller(plan.name)
   return <A, E, R>(self: Effect.Effect<A, E, R>) => {
     const first: Effect.Effect<A, E, R> = Effect.updateContext(self, inFirst as never)
+    const sender = { again: self }
     return Effect.withFiber<A, E | RetryError, R | RS>((fiber) => {
       const call = fiber.getRef(CallContext.Current)
       if (passes(fiber, call)) return self
@@ -321,7 +327,7 @@ const everything = <RS>(plan: Plan<RS>) => {
         if (Outcome.isIdempotent(call)) return new Loop(plan, self, fiber, call, startedAt, 0).send()
         tellUnhedged(fiber, call, "is not idempotent, so it is never hedged")
       }
-      return afterFirst(plan, first, startedAt, () => new Loop(plan, self, fiber, call, startedAt, 1))
+      return afterFirst(plan, first, sender, fiber, call, startedAt)
     })
   }
 }
@@ -330,13 +336,19 @@ const everything = <RS>(plan: Plan<RS>) => {
 const afterFirst = <A, E, R, RS>(
   plan: Plan<RS>,
   first: Effect.Effect<A, E, R>,
-  startedAt: number,
-  loop: () => Loop<A, E, R, RS>
+  sender: Sender<A, E, R>,
+  fiber: Fiber.Fiber<unknown, unknown>,
+  call: CallContext.CallContext,
+  startedAt: number
 ): Effect.Effect<A, E | RetryError, R | RS> =>
   Effect.matchCauseEffect(first, {
-    onFailure: (cause) => inCall(loop(), (loop) => loop.failed(cause)),
+    onFailure: (cause) =>
+      inCall(new Loop(plan, sender.again, fiber, call, startedAt, 1), (loop) => loop.failed(cause)),
     onSuccess: (value) => {
-      if (plan.retryIf?.(value) === true) return inCall(loop(), (loop) => loop.settle(unwanted(Exit.succeed(value))))
+      if (plan.retryIf?.(value) === true) {
+        const loop = new Loop(plan, sender.again, fiber, call, startedAt, 1)
+        return inCall(loop, (loop) => loop.settle(unwanted(Exit.succeed(value))))
+      }
       plan.budget?.depositUnsafe(true, startedAt)
       return Effect.succeed(value)
     }

@@ -54,8 +54,8 @@ export const json: BodyCodec = {
     const toJson = Schema.encodeUnknownSync(codec)
     const fromJson = Schema.decodeUnknownSync(codec)
     return {
-      encode: (value) => Result.try({ try: () => format(toJson(value)), catch: why }),
-      decode: (bytes) => Result.try({ try: () => fromJson(parse(bytes)), catch: why })
+      encode: attempted((value) => format(toJson(value))),
+      decode: attempted((bytes) => fromJson(parse(bytes)))
     }
   }
 }
@@ -79,9 +79,18 @@ export const binary: BodyCodec = {
     const { encode } = SchemaBinary.encoder(schema)
     const decode = Schema.decodeUnknownSync(codec)
     return {
-      encode: (value) => Result.try({ try: () => encode(value), catch: why }),
-      decode: (bytes) => Result.try({ try: () => decode(owned(bytes)), catch: why })
+      encode: attempted((value) => encode(value)),
+      decode: attempted((bytes) => decode(owned(bytes)))
     }
+  }
+}
+
+/** What throws as a value. Not `Result.try`, which takes two closures and an object for each body. */
+const attempted = <A, B>(run: (input: A) => B) => (input: A): Result.Result<B, string> => {
+  try {
+    return Result.succeed(run(input))
+  } catch (thrown) {
+    return Result.fail(why(thrown))
   }
 }
 

@@ -138,7 +138,13 @@ class Pending {
     this.expiry = expiry
   }
 
-  readonly register = (resume: (effect: Effect.Effect<Frame.Response, unknown>) => void): void => {
+  /** To be returned by what the fiber evaluates. */
+  begin(fiber: Fiber.Fiber<unknown, unknown>): Effect.Effect<Frame.Response, unknown> {
+    const answer = Effect.callback<Frame.Response, unknown>((resume) => this.register(resume))
+    return Immediate.evaluate(Effect.onExitPrimitive(answer, (exit) => this.left(exit)), answer, fiber)
+  }
+
+  private register(resume: (exit: Exit.Exit<Frame.Response, unknown>) => void): void {
     this.resume = resume
     this.session.start(this)
     const { expiry } = this
@@ -151,7 +157,7 @@ class Pending {
   }
 
   /** Runs before `register` did where the caller was interrupted between the two: then there is nothing to undo. */
-  readonly onExit = (exit: Exit.Exit<Frame.Response, unknown>): undefined => {
+  private left(exit: Exit.Exit<Frame.Response, unknown>): undefined {
     if (this.state === "waiting" || this.state === "written") {
       const reason = Exit.isFailure(exit) ? Interruption.fromCause(exit.cause) : undefined
       this.session.abandon(this, reason ?? "caller")
@@ -243,11 +249,9 @@ export class ClientSession implements Session {
     request: Frame.Request,
     expiry?: Expiry<E>
   ): Effect.Effect<Frame.Response, SendError | E> =>
-    Effect.withFiber((fiber) => {
-      const pending = new Pending(this, request, expiry)
-      const answer = Effect.callback(pending.register) as Effect.Effect<Frame.Response, SendError | E>
-      return Immediate.evaluate(Effect.onExitPrimitive(answer, pending.onExit), answer, fiber)
-    })
+    Effect.withFiber((fiber) =>
+      new Pending(this, request, expiry).begin(fiber) as Effect.Effect<Frame.Response, SendError | E>
+    )
 
   readonly drain: Effect.Effect<void> = Effect.callback((resume) => {
     this.leave()
