@@ -16,7 +16,6 @@
 import * as Cause from "effect/Cause"
 import * as Deferred from "effect/Deferred"
 import * as Effect from "effect/Effect"
-import * as Effectable from "effect/Effectable"
 import * as Exit from "effect/Exit"
 import type * as Fiber from "effect/Fiber"
 import * as Random from "effect/Random"
@@ -152,11 +151,14 @@ export const make = (options: BalancerOptions): Effect.Effect<Balancer, never, S
       )
     yield* Deferred.await(first)
 
-    const from: Source = { target, endpoints: () => endpoints }
+    const from: Source = {
+      target,
+      endpoints: () =>
+        endpoints
+    }
     return {
       ...from,
-      run: (level, attempt, been, call) =>
-        Effect.withFiber((fiber) => new Offer(from, fiber, level, attempt, been, call, none, undefined).made()),
+      run: (level, attempt, been, call) => new Run(from, level, attempt, been, call),
       drain
     }
   })
@@ -187,15 +189,39 @@ type Source = Pick<Balancer, "target" | "endpoints">
 
 const none: ReadonlyArray<Endpoint> = []
 
-/** One attempt offered to one endpoint, and to the next when nothing was sent. It is the Effect that its own frame guards. */
-class Offer<A, E, R> extends Effectable.Class<A, E | NoEndpoint, R> {
-  private readonly from: Source
-  private readonly fiber: Fiber.Fiber<unknown, unknown>
-  private readonly level: number
-  private readonly attempt: AttemptAt<A, E, R>
-  private readonly been: ReadonlyArray<Endpoint> | undefined
+/** One attempt, until an endpoint has taken it. */
+class Run<A, E, R> extends Immediate.Step<A, E | NoEndpoint, R> {
+  readonly from: Source
+  readonly level: number
+  readonly attempt: AttemptAt<A, E, R>
+  readonly been: ReadonlyArray<Endpoint> | undefined
   /** What the context does not say. */
-  private readonly call: CallContext.CallContext | undefined
+  readonly call: CallContext.CallContext | undefined
+
+  constructor(
+    from: Source,
+    level: number,
+    attempt: AttemptAt<A, E, R>,
+    been: ReadonlyArray<Endpoint> | undefined,
+    call: CallContext.CallContext | undefined
+  ) {
+    super()
+    this.from = from
+    this.level = level
+    this.attempt = attempt
+    this.been = been
+    this.call = call
+  }
+
+  override step(fiber: Fiber.Fiber<unknown, unknown>): Effect.Effect<A, E | NoEndpoint, R> {
+    return new Offer(this, fiber, none, undefined).made()
+  }
+}
+
+/** An attempt offered to one endpoint, and to the next when nothing was sent. */
+class Offer<A, E, R> extends Immediate.Step<A, E | NoEndpoint, R> {
+  private readonly of: Run<A, E, R>
+  private readonly fiber: Fiber.Fiber<unknown, unknown>
   /** Who has had this attempt before, and what the last of them made of it. */
   private readonly tried: ReadonlyArray<Endpoint>
   private readonly last: Cause.Cause<E> | undefined
@@ -204,22 +230,14 @@ class Offer<A, E, R> extends Effectable.Class<A, E | NoEndpoint, R> {
   private pass: object | undefined
 
   constructor(
-    from: Source,
+    of: Run<A, E, R>,
     fiber: Fiber.Fiber<unknown, unknown>,
-    level: number,
-    attempt: AttemptAt<A, E, R>,
-    been: ReadonlyArray<Endpoint> | undefined,
-    call: CallContext.CallContext | undefined,
     tried: ReadonlyArray<Endpoint>,
     last: Cause.Cause<E> | undefined
   ) {
     super()
-    this.from = from
+    this.of = of
     this.fiber = fiber
-    this.level = level
-    this.attempt = attempt
-    this.been = been
-    this.call = call
     this.tried = tried
     this.last = last
   }
@@ -229,19 +247,19 @@ class Offer<A, E, R> extends Effectable.Class<A, E | NoEndpoint, R> {
     // Picked and counted where the release is already in place.
     const counted = Effect.onExitPrimitive(this, (exit) => this.ended(exit))
     // The last pick's answer is the answer, whatever it is.
-    if (this.tried.length + 1 >= Math.min(this.from.endpoints().length, maxPicks)) {
+    if (this.tried.length + 1 >= Math.min(this.of.from.endpoints().length, maxPicks)) {
       return Immediate.evaluate(counted, this, this.fiber)
     }
     return Effect.catchCause(counted, (cause) => this.elsewhere(cause))
   }
 
-  override asEffect(): Effect.Effect<A, E | NoEndpoint, R> {
-    const { attempt, call, fiber, last } = this
+  override step(fiber: Fiber.Fiber<unknown, unknown>): Effect.Effect<A, E | NoEndpoint, R> {
+    const { last, of: { attempt, call, level } } = this
     const endpoint = this.pick()
     if (endpoint === undefined) return last === undefined ? this.noEndpoint() : Effect.failCause(last)
     this.endpoint = endpoint
     endpoint.inFlight++
-    const { gate, policy } = endpoint.levels[this.level]!
+    const { gate, policy } = endpoint.levels[level]!
     if (call === undefined) return policy.run(attempt(endpoint)) as Effect.Effect<A, E, R>
     this.gate = gate
     this.pass = gate?.enter()
@@ -251,32 +269,33 @@ class Offer<A, E, R> extends Effectable.Class<A, E | NoEndpoint, R> {
   }
 
   private ended(exit: Exit.Exit<A, E | NoEndpoint>): undefined {
-    const { call, endpoint, gate, pass } = this
+    const { endpoint, gate, of, pass } = this
     if (endpoint !== undefined) endpoint.inFlight--
-    if (pass !== undefined) gate!.leave(pass, exit, call!)
+    if (pass !== undefined) gate!.leave(pass, exit, of.call!)
     return undefined
   }
 
   private elsewhere(cause: Cause.Cause<E | NoEndpoint>): Effect.Effect<A, E | NoEndpoint, R> {
-    const { attempt, been, call, endpoint, fiber, from, level, tried } = this
+    const { endpoint, fiber, of, tried } = this
     const error = elsewhereOf(cause)
     if (endpoint === undefined || error === undefined) return Effect.failCause(cause)
     CallEvent.receiverOf(fiber)?.event({
       _tag: "Repicked",
       call: this.called(),
-      target: from.target,
+      target: of.from.target,
       endpoint: endpoint.address,
       error,
       atMillis: Timer.now(fiber)
     })
-    const next = [...tried, endpoint]
-    return new Offer(from, fiber, level, attempt, been, call, next, cause as Cause.Cause<E>).made()
+    return new Offer(of, fiber, [...tried, endpoint], cause as Cause.Cause<E>).made()
   }
 
   /** A ready endpoint where the call has not been, or else whichever is fittest. */
   private pick(): Endpoint | undefined {
-    const { been, fiber, level, tried } = this
-    const endpoints = this.from.endpoints()
+    const { fiber, of: { been, from, level }, tried } = this
+    const endpoints = from.endpoints()
+    // Most often the only one, and then nothing has to be known of it.
+    if (endpoints.length === 1) return tried.includes(endpoints[0]!) ? undefined : endpoints[0]
     const random = fiber.getRef(Random.Random)
     const draw = () => random.nextDoubleUnsafe()
     const now = Timer.now(fiber)
@@ -288,11 +307,11 @@ class Offer<A, E, R> extends Effectable.Class<A, E | NoEndpoint, R> {
   }
 
   private called(): CallContext.CallContext {
-    return this.call ?? this.fiber.getRef(CallContext.Current)
+    return this.of.call ?? this.fiber.getRef(CallContext.Current)
   }
 
   private noEndpoint(): Effect.Effect<never, NoEndpoint> {
-    const { fiber, from: { target } } = this
+    const { fiber, of: { from: { target } } } = this
     const detail = "discovery knows no address"
     const error = new CallError.CallError({ _tag: "NoEndpoint", target, detail, sent: "no" } as const)
     CallEvent.receiverOf(fiber)?.event({

@@ -22,7 +22,7 @@ import * as SchemaIssue from "effect/SchemaIssue"
 import type * as Scope from "effect/Scope"
 import * as Balancer from "../balancer/Balancer.ts"
 import { Discovery } from "../balancer/Discovery.ts"
-import * as CallError from "../contract/CallError.ts"
+import type * as CallError from "../contract/CallError.ts"
 import * as Contract from "../contract/Contract.ts"
 import * as Options from "../contract/Options.ts"
 import * as Policy from "../policy/Policy.ts"
@@ -155,7 +155,7 @@ export const make = <
         stack: stack.calls[level]!,
         level
       }
-      place(client, method.name, (payload: unknown, given?: CallOptions) => Call.call(callable, payload, given))
+      place(client, method.name, (payload: unknown, given?: CallOptions) => new Call.Call(callable, payload, given))
     }
     return client as Client<R, P, M>
   })

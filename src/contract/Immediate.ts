@@ -1,6 +1,8 @@
 /**
- * Runs an effect with an exit handler within the present step of a fiber,
- * instead of returning both to the run loop to be taken up in the next two.
+ * What a call is made of where a step of the run loop and an allocation count.
+ *
+ * `evaluate` runs an effect with an exit handler within the present step of a
+ * fiber, instead of returning both to the run loop to be taken up in the next two.
  *
  * A turn of the run loop costs about as much as a breaker's own work. What
  * `withFiber` and `onExitPrimitive` add to an effect: 250 ns, so: 170 ns.
@@ -12,7 +14,7 @@
  */
 import * as Effect from "effect/Effect"
 import * as Effectable from "effect/Effectable"
-import type * as Fiber from "effect/Fiber"
+import * as Fiber from "effect/Fiber"
 
 type Evaluate = (fiber: Fiber.Fiber<unknown, unknown>) => Effect.Effect<any, any, any>
 
@@ -21,6 +23,19 @@ const method: string | undefined = (() => {
   const primitive = Effectable.Prototype({ label: "holdfast/contract/Immediate", evaluate })
   return Object.entries(primitive).find(([, value]) => value === evaluate)?.[0]
 })()
+
+/**
+ * An effect that is an object: what `withFiber`, its closure and the closure's
+ * variables are, in one allocation of a third of their size.
+ */
+export abstract class Step<A, E = never, R = never> extends Effectable.Class<A, E, R> {
+  /** The next effect; runs in each of the fibers that run this one. */
+  abstract step(fiber: Fiber.Fiber<unknown, unknown>): Effect.Effect<A, E, R>
+
+  override asEffect(): Effect.Effect<A, E, R> {
+    return this.step(Fiber.getCurrent()!)
+  }
+}
 
 /** Whether the handler is in place when `evaluate` returns: an interrupt cannot come between. */
 export const isImmediate = method !== undefined

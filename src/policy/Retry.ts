@@ -342,8 +342,7 @@ const afterFirst = <A, E, R, RS>(
   startedAt: number
 ): Effect.Effect<A, E | RetryError, R | RS> =>
   Effect.matchCauseEffect(first, {
-    onFailure: (cause) =>
-      inCall(new Loop(plan, sender.again, fiber, call, startedAt, 1), (loop) => loop.failed(cause)),
+    onFailure: (cause) => inCall(new Loop(plan, sender.again, fiber, call, startedAt, 1), (loop) => loop.failed(cause)),
     onSuccess: (value) => {
       if (plan.retryIf?.(value) === true) {
         const loop = new Loop(plan, sender.again, fiber, call, startedAt, 1)

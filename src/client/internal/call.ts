@@ -17,6 +17,7 @@ import * as CallEvent from "../../contract/CallEvent.ts"
 import type * as Contract from "../../contract/Contract.ts"
 import type { Criticality } from "../../contract/Criticality.ts"
 import * as Deadline from "../../contract/Deadline.ts"
+import * as Immediate from "../../contract/Immediate.ts"
 import * as Outcome from "../../contract/Outcome.ts"
 import * as Timer from "../../contract/Timer.ts"
 import * as Timeout from "../../policy/Timeout.ts"
@@ -62,8 +63,20 @@ const noHeaders: Readonly<Record<string, string>> = {}
 const noOptions: CallOptions = {}
 
 /** One call: everything from the payload to the answer. */
-export const call = (callable: Callable, payload: unknown, options: CallOptions = noOptions): Answer =>
-  Effect.withFiber((fiber) => {
+export class Call extends Immediate.Step<unknown, unknown> {
+  private readonly callable: Callable
+  private readonly payload: unknown
+  private readonly options: CallOptions | undefined
+
+  constructor(callable: Callable, payload: unknown, options: CallOptions | undefined) {
+    super()
+    this.callable = callable
+    this.payload = payload
+    this.options = options
+  }
+
+  override step(fiber: Running): Answer {
+    const { callable, options = noOptions, payload } = this
     const { method, stack } = callable
     const made = callable.construct(payload)
     if (Result.isFailure(made)) return invalid(method.name, made.failure)
@@ -91,43 +104,46 @@ export const call = (callable: Callable, payload: unknown, options: CallOptions 
       classify: method.classify
     }
     const context = receiver === undefined ? stated : Observed.decided(receiver, fiber, stated)
-    const self = new Call(callable, made.success, body.success, startedAt)
+    const attempts = new Attempts(callable, made.success, body, startedAt)
     const isLate = Deadline.isExceeded(context.deadline, startedAt)
     const isPlain = stack.isPlain && !isLate && !CallEvent.mayWait(receiver)
     // Nothing looks for the call before something fails: to put it into the context costs a quarter of the call.
     if (isPlain && (receiver?.aroundCall === undefined || Observed.isLeftOut(receiver, context))) {
-      return self.observed(receiver, fiber, context, self.answered(context, self.loop(fiber, context)))
+      const looped = answered(context, attempts.loop(fiber, context))
+      return receiver === undefined ? looped : attempts.observed(receiver, fiber, context, looped)
     }
     const stacked = isPlain
       // Begun within what stands around the call, which may have given it another trace, or a fiber of its own.
-      ? Effect.withFiber((running) => self.loop(running, running.getRef(CallContext.Current)))
-      : stack.call.run(stack.attempt.run(self.again))
-    const guarded = self.answered(
+      ? Effect.withFiber((running) => attempts.loop(running, running.getRef(CallContext.Current)))
+      : stack.call.run(stack.attempt.run(attempts.again))
+    const guarded = answered(
       context,
       stack.queues || CallEvent.mayWait(receiver) || isLate
         ? Timeout.guardAttempts(stacked, context.deadline)
         : stacked
     )
-    return Effect.provideService(self.observed(receiver, fiber, context, guarded), CallContext.Current, context)
-  })
+    const observed = receiver === undefined ? guarded : attempts.observed(receiver, fiber, context, guarded)
+    return Effect.provideService(observed, CallContext.Current, context)
+  }
+}
 
 type InvalidRequest = CallError.CallError<CallError.InvalidRequest>
 const invalid = (target: string, detail: string): Effect.Effect<never, InvalidRequest> =>
   CallError.fail({ _tag: "InvalidRequest", target, detail, sent: "no" })
 
-/** What the attempts of one call share. */
-class Call {
+/** The attempts of one call, and what they share. */
+class Attempts {
   readonly callable: Callable
   readonly payload: unknown
   /** The payload in the client's codec. */
-  readonly body: Uint8Array
+  readonly body: Result.Success<Uint8Array, string>
   readonly startedAt: number
   /** Where the latest attempt went, and from the second on where all before it did. */
   private latest: Endpoint | undefined
   private been: Array<Endpoint> | undefined
   private attempts = 0
 
-  constructor(callable: Callable, payload: unknown, body: Uint8Array, startedAt: number) {
+  constructor(callable: Callable, payload: unknown, body: Result.Success<Uint8Array, string>, startedAt: number) {
     this.callable = callable
     this.payload = payload
     this.body = body
@@ -184,21 +200,13 @@ class Call {
       )
   }
 
-  observed(
-    receiver: CallEvent.Receiver | undefined,
-    fiber: Running,
-    context: CallContext.CallContext,
-    self: Answer
-  ): Answer {
-    return receiver === undefined
-      ? self
-      : Observed.call(receiver, fiber, self, context, this.startedAt, () => this.attempts)
-  }
-
-  answered(context: CallContext.CallContext, self: Answer): Answer {
-    return Outcome.isIdempotent(context) ? self : Effect.mapError(self, unknownOutcome(context))
+  observed(receiver: CallEvent.Receiver, fiber: Running, context: CallContext.CallContext, self: Answer): Answer {
+    return Observed.call(receiver, fiber, self, context, this.startedAt, () => this.attempts)
   }
 }
+
+const answered = (context: CallContext.CallContext, self: Answer): Answer =>
+  Outcome.isIdempotent(context) ? self : Effect.mapError(self, unknownOutcome(context))
 
 /** A call that must not be sent twice, was written, and got no answer: nobody knows whether it happened. */
 const unknownOutcome = (call: CallContext.CallContext) => (error: unknown): unknown => {
@@ -214,14 +222,14 @@ const unknownOutcome = (call: CallContext.CallContext) => (error: unknown): unkn
  * timeout, or at the call's deadline where that is sooner.
  */
 class Attempt implements Expiry<CallError.CallError> {
-  private readonly self: Call
+  private readonly self: Attempts
   private readonly endpoint: Endpoint
   private readonly call: CallContext.CallContext
   private readonly timeout: Timeout.Timeout | undefined
   atMillis = Infinity
   reason: "attemptTimeout" | "deadline" = "deadline"
 
-  constructor(self: Call, endpoint: Endpoint, call: CallContext.CallContext) {
+  constructor(self: Attempts, endpoint: Endpoint, call: CallContext.CallContext) {
     this.self = self
     this.endpoint = endpoint
     this.call = call
@@ -236,7 +244,10 @@ class Attempt implements Expiry<CallError.CallError> {
   ): Answer {
     const { call, endpoint: { connection }, timeout } = this
     if (CallEvent.mayWait(receiver)) {
-      const hooks = Effect.flatMap(connection.acquire(), (session) => this.on(session, fiber, receiver, trace, undefined))
+      const hooks = Effect.flatMap(
+        connection.acquire(),
+        (session) => this.on(session, fiber, receiver, trace, undefined)
+      )
       return Timeout.withDeadlineAt(timeout === undefined ? hooks : timeout.run(hooks), call.deadline)
     }
     this.atMillis = call.deadline
@@ -261,9 +272,9 @@ class Attempt implements Expiry<CallError.CallError> {
     trace: CallContext.TraceContext | undefined,
     expiry: Expiry<unknown> | undefined
   ): Answer {
-    const { call, endpoint, self: { body, callable, payload, startedAt } } = this
+    const { call, self: { body, callable, payload } } = this
     const bodies = session.codec.id === callable.bodies.id ? callable.bodies : callable.asJson
-    const encoded = bodies === callable.bodies ? Result.succeed(body) : bodies.payload.encode(payload)
+    const encoded = bodies === callable.bodies ? body : bodies.payload.encode(payload)
     if (Result.isFailure(encoded)) return invalid(call.name, encoded.failure)
     const request: Frame.Request = {
       method: call.name,
@@ -280,10 +291,11 @@ class Attempt implements Expiry<CallError.CallError> {
     }
     // For a guard outside; without one the session's own expiry says it.
     if (callable.stack.queues || CallEvent.mayWait(receiver)) Timeout.begun(fiber)
-    return Effect.flatMap(
-      session.send(request, expiry),
-      (response) => Reply.read(response, call.name, endpoint.address, bodies, startedAt)
-    )
+    return Effect.flatMap(session.send(request, expiry), (response) => this.read(response, bodies))
+  }
+
+  private read(response: Frame.Response, bodies: BodyCodec.Bodies): Answer {
+    return Reply.read(response, this.call.name, this.endpoint.address, bodies, this.self.startedAt)
   }
 
   error(sent: CallError.Sent): CallError.CallError {

@@ -120,6 +120,24 @@ class Watch {
   }
 }
 
+/** One attempt, each time that it is run. */
+class Sending extends Immediate.Step<Frame.Response, unknown> {
+  private readonly session: ClientSession
+  private readonly request: Frame.Request
+  private readonly expiry: Expiry<unknown> | undefined
+
+  constructor(session: ClientSession, request: Frame.Request, expiry: Expiry<unknown> | undefined) {
+    super()
+    this.session = session
+    this.request = request
+    this.expiry = expiry
+  }
+
+  override step(fiber: Fiber.Fiber<unknown, unknown>): Effect.Effect<Frame.Response, unknown> {
+    return new Pending(this.session, this.request, this.expiry).begin(fiber)
+  }
+}
+
 /** One attempt on its way: `waiting` to be written, `written`, or over. */
 class Pending {
   readonly session: ClientSession
@@ -249,9 +267,7 @@ export class ClientSession implements Session {
     request: Frame.Request,
     expiry?: Expiry<E>
   ): Effect.Effect<Frame.Response, SendError | E> =>
-    Effect.withFiber((fiber) =>
-      new Pending(this, request, expiry).begin(fiber) as Effect.Effect<Frame.Response, SendError | E>
-    )
+    new Sending(this, request, expiry) as Effect.Effect<Frame.Response, SendError | E>
 
   readonly drain: Effect.Effect<void> = Effect.callback((resume) => {
     this.leave()
