@@ -17,6 +17,7 @@ import * as Context from "effect/Context"
 import * as Deferred from "effect/Deferred"
 import type * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
+import * as Exit from "effect/Exit"
 import type * as Fiber from "effect/Fiber"
 import * as Headers from "effect/http/Headers"
 import * as Layer from "effect/Layer"
@@ -32,6 +33,7 @@ import * as CallError from "../contract/CallError.ts"
 import * as CallEvent from "../contract/CallEvent.ts"
 import * as Contract from "../contract/Contract.ts"
 import * as Deadline from "../contract/Deadline.ts"
+import * as Immediate from "../contract/Immediate.ts"
 import * as Interruption from "../contract/Interruption.ts"
 import * as Options from "../contract/Options.ts"
 import * as Timer from "../contract/Timer.ts"
@@ -79,14 +81,17 @@ export const refuse = (reason: CallError.Refusal): Effect.Effect<never> => Effec
 /** What a server needs to run a group: its handlers, its middleware, and what its schemas need. */
 export type Needs<Rpcs extends Rpc.Any> = Rpc.ToHandler<Rpcs> | Rpc.Middleware<Rpcs> | Transport
 
-/** A method as it is served. */
-interface Served {
-  readonly method: Contract.Method
+/** How a method is served, to callers who use one codec. */
+interface Way {
+  readonly rpc: Rpc.AnyWithProps
   readonly entry: Rpc.Handler<string>
+  /** What the server was made in: where its middleware is. */
+  readonly given: Context.Context<never>
   /** The handlers' context over the listener's: what a request's own is added to. */
   readonly context: Context.Context<never>
-  /** Its bodies by the number of the codec, or why that codec has no form for them. */
-  readonly bodies: ReadonlyArray<Result.Result<BodyCodec.Bodies, string> | undefined>
+  readonly bodies: BodyCodec.Bodies
+  readonly client: Rpc.ServerClient
+  readonly counts: Counts
 }
 
 /**
@@ -126,23 +131,22 @@ const serve = (
   context: Context.Context<never>
 ): { readonly serve: Serve; readonly counts: Counts } => {
   const counts: Counts = { unimplemented: 0, invalid: 0, late: 0, defects: 0 }
-  const methods = new Map<string, Served>()
-  for (const method of Contract.methods(group)) {
-    const entry = context.mapUnsafe.get(method.rpc.key) as Rpc.Handler<string> | undefined
-    if (entry === undefined) {
-      throw new RangeError(`Server.make: ${method.name} has no handler; provide the group's toLayer`)
-    }
-    methods.set(method.name, {
-      method,
-      entry,
-      // What the handlers were given goes before what the server has; what belongs to the start of either is left out.
-      context: Context.omit(Tracer.ParentSpan, Scope.Scope)(Context.merge(context, entry.context)) as Context.Context<
-        never
-      >,
-      bodies: bodiesOf(method.rpc)
-    })
-  }
   const client = new Rpc.ServerClient(0)
+  /** Ways by the number of the codec, or why that codec has no form for the method. */
+  const methods = new Map<string, ReadonlyArray<Result.Result<Way, string> | undefined>>()
+  for (const { name, rpc } of Contract.methods(group)) {
+    const entry = context.mapUnsafe.get(rpc.key) as Rpc.Handler<string> | undefined
+    if (entry === undefined) throw new RangeError(`Server.make: ${name} has no handler; provide the group's toLayer`)
+    // What the handlers were given goes before what the server has; what belongs to the start of either is left out.
+    const both = Context.omit(Tracer.ParentSpan, Scope.Scope)(Context.merge(context, entry.context))
+    const way = { rpc, entry, given: context, context: both as Context.Context<never>, client, counts }
+    const ways: Array<Result.Result<Way, string>> = []
+    for (const codec of BodyCodec.all) {
+      const bodies = BodyCodec.bodies(codec, rpc.payloadSchema, rpc.successSchema, Contract.errorSchema(rpc))
+      ways[codec.id] = Result.map(bodies, (bodies) => ({ ...way, bodies }))
+    }
+    methods.set(name, ways)
+  }
   let requests = 0
 
   const refused = (
@@ -161,8 +165,8 @@ const serve = (
   return {
     counts,
     serve: (request, peer) => {
-      const method = methods.get(request.method)
-      if (method === undefined) {
+      const ways = methods.get(request.method)
+      if (ways === undefined) {
         counts.unimplemented++
         return refused(
           request,
@@ -172,54 +176,19 @@ const serve = (
           "no such method"
         )
       }
-      const known = method.bodies[request.codec] ?? Result.fail(`unknown body codec ${request.codec}`)
+      const known = ways[request.codec] ?? Result.fail(`unknown body codec ${request.codec}`)
       if (Result.isFailure(known)) {
         counts.invalid++
         const why = known.failure
         return refused(request, peer, Answer.invalid(why), "invalid", why)
       }
-      const bodies = known.success
-      const payload = bodies.payload.decode(request.body)
+      const way = known.success
+      const payload = way.bodies.payload.decode(request.body)
       if (payload._tag === "Failure") {
         counts.invalid++
         return refused(request, peer, Answer.invalid(payload.failure), "invalid", payload.failure)
       }
-      const call: CallContext.CallContext = {
-        ...CallContext.empty,
-        name: request.method,
-        idempotent: request.idempotent,
-        idempotencyKey: request.idempotencyKey,
-        criticality: request.criticality,
-        deadline: request.deadline,
-        attempt: request.attempt,
-        hedge: request.hedge,
-        trace: request.trace,
-        headers: request.headers
-      }
-      return Effect.withFiber((fiber) => {
-        const atMillis = Timer.now(fiber)
-        if (Deadline.isExceeded(request.deadline, atMillis)) {
-          counts.late++
-          const event = { _tag: "RequestRefused", peer, method: request.method, reason: "late" } as const
-          CallEvent.receiverOf(fiber)?.event({ ...event, why: "its deadline had passed", atMillis })
-          return Effect.succeed(Answer.late)
-        }
-        return answer(
-          fiber,
-          method,
-          bodies,
-          () =>
-            handle(method, payload.success, {
-              client,
-              requestId: RequestId(++requests),
-              headers: headersOf(request.headers),
-              rpc: method.method.rpc
-            }, context),
-          call,
-          peer,
-          counts
-        )
-      })
+      return new Request(way, payload.success, request, peer, ++requests)
     }
   }
 }
@@ -240,86 +209,124 @@ interface Counts {
 /** A name as a peer sent it, for a line of a log: short, and one line. */
 const printable = (name: string): string => /^[\w.\-/]{1,200}$/.test(name) ? name : JSON.stringify(name.slice(0, 200))
 
-const bodiesOf = (rpc: Rpc.AnyWithProps): Served["bodies"] => {
-  const bodies: Array<Result.Result<BodyCodec.Bodies, string>> = []
-  for (const codec of BodyCodec.all) {
-    bodies[codec.id] = BodyCodec.bodies(codec, rpc.payloadSchema, rpc.successSchema, Contract.errorSchema(rpc))
-  }
-  return bodies
-}
-
 /**
- * Runs a handler in the request's context, within its scope and until its deadline, and says what came of it. The frame
- * that closes the scope also puts the context back: `Effect.updateContext` would be a second one.
+ * A handler, run in the request's context, within its scope and until its deadline, and what came of it. The frame that
+ * closes the scope also puts the context back: `Effect.updateContext` would be a second one.
  */
-const answer = (
-  fiber: Fiber.Fiber<unknown, unknown>,
-  served: Served,
-  bodies: BodyCodec.Bodies,
-  handler: () => Effect.Effect<unknown, unknown>,
-  call: CallContext.CallContext,
-  peer: Peer,
-  counts: Counts
-): Effect.Effect<Frame.Response> => {
-  const outer = fiber.context
-  const scope = Scope.makeUnsafe()
-  let timer: Timer.Timer | undefined
-  const run = Effect.suspend(() => {
-    if (call.deadline !== Deadline.none) {
-      timer = Timer.schedule(fiber, call.deadline, () => {
+class Request extends Immediate.Step<Frame.Response> {
+  private readonly way: Way
+  private readonly payload: unknown
+  private readonly request: Frame.Request
+  private readonly peer: Peer
+  private readonly id: number
+  private scope: Scope.Closeable | undefined
+  private outer: Context.Context<never> | undefined
+  private timer: Timer.Timer | undefined
+
+  constructor(way: Way, payload: unknown, request: Frame.Request, peer: Peer, id: number) {
+    super()
+    this.way = way
+    this.payload = payload
+    this.request = request
+    this.peer = peer
+    this.id = id
+  }
+
+  override step(fiber: Fiber.Fiber<unknown, unknown>): Effect.Effect<Frame.Response> {
+    const { peer, request: { deadline, method }, way: { counts } } = this
+    const atMillis = Timer.now(fiber)
+    if (Deadline.isExceeded(deadline, atMillis)) {
+      counts.late++
+      const event = { _tag: "RequestRefused", peer, method, reason: "late" } as const
+      CallEvent.receiverOf(fiber)?.event({ ...event, why: "its deadline had passed", atMillis })
+      return Effect.succeed(Answer.late)
+    }
+    // Around the step that takes the timer: it is given back wherever that is interrupted.
+    const ended = Effect.onExitPrimitive(Effect.suspend(() => this.run(fiber)), (exit) => this.ended(fiber, exit))
+    return Effect.matchCauseEffect(ended, {
+      onSuccess: (value) => this.succeeded(value),
+      onFailure: (cause) => failed(this.way, cause, this.request, this.peer)
+    })
+  }
+
+  private run(fiber: Fiber.Fiber<unknown, unknown>): Effect.Effect<unknown, unknown> {
+    const { peer, request: { deadline }, way: { context } } = this
+    if (deadline !== Deadline.none) {
+      this.timer = Timer.schedule(fiber, deadline, () => {
         fiber.interruptUnsafe(undefined, Interruption.annotations.deadline)
       })
     }
     const around = CallEvent.receiverOf(fiber)?.aroundHandler
-    fiber.setContext(Context.add(Context.add(served.context, CallContext.Current, call), Scope.Scope, scope))
-    return around === undefined ? handler() : around(Effect.suspend(handler), call, peer)
-  })
-  // Around the step that takes the timer: it is given back wherever that is interrupted.
-  const ended = Effect.onExitPrimitive(run, (exit) => {
-    timer?.cancel()
-    fiber.setContext(outer)
-    return Scope.closeUnsafe(scope, exit)
-  })
-  return Effect.matchCauseEffect(ended, {
-    onSuccess: (value) => {
-      const encoded = bodies.success.encode(value)
-      return encoded._tag === "Success"
-        ? Effect.succeed(Answer.ok(bodies.id, encoded.success))
-        : unencodable("answer", encoded.failure, call, peer, counts)
-    },
-    onFailure: (cause) => failed(bodies, cause, call, peer, counts)
-  })
+    const call = callOf(this.request)
+    const scope = this.scope = Scope.makeUnsafe()
+    this.outer = fiber.context
+    fiber.setContext(Context.add(Context.add(context, CallContext.Current, call), Scope.Scope, scope))
+    return around === undefined ? this.handle() : around(Effect.suspend(() => this.handle()), call, peer)
+  }
+
+  private ended(
+    fiber: Fiber.Fiber<unknown, unknown>,
+    exit: Exit.Exit<unknown, unknown>
+  ): Effect.Effect<void> | undefined {
+    this.timer?.cancel()
+    // Interrupted before it began.
+    if (this.scope === undefined) return undefined
+    fiber.setContext(this.outer!)
+    return Scope.closeUnsafe(this.scope, exit)
+  }
+
+  /** The handler's effect, inside the group's middleware, with the wrappers `Rpc.fork` and `Rpc.uninterruptible` understood. */
+  private handle(): Effect.Effect<unknown, unknown> {
+    const { id, payload, request, way: { client, entry, given, rpc } } = this
+    const metadata = { client, requestId: RequestId(id), headers: headersOf(request.headers), rpc }
+    const result: unknown = entry.handler(payload, metadata)
+    const wrapped = Rpc.isWrapper(result as object) ? result as Rpc.Wrapper<unknown> : undefined
+    let effect = awaited((wrapped === undefined ? result : wrapped.value) as Effect.Effect<unknown, unknown>)
+    for (const service of rpc.middlewares) {
+      const middleware = Context.getUnsafe(given, service)
+      effect = middleware(effect as never, { ...metadata, payload }) as Effect.Effect<unknown, unknown>
+    }
+    return wrapped?.uninterruptible === true ? Effect.uninterruptible(effect) : effect
+  }
+
+  private succeeded(value: unknown): Effect.Effect<Frame.Response> {
+    const { peer, request, way: { bodies, counts } } = this
+    const encoded = bodies.success.encode(value)
+    return encoded._tag === "Success"
+      ? Effect.succeed(Answer.ok(bodies.id, encoded.success))
+      : unencodable("answer", encoded.failure, request, peer, counts)
+  }
 }
 
-/** One handler's effect, inside the group's middleware, with the wrappers `Rpc.fork` and `Rpc.uninterruptible` understood. */
-const handle = (
-  served: Served,
-  payload: unknown,
-  metadata: Parameters<Rpc.Handler<string>["handler"]>[1] & { readonly rpc: Rpc.AnyWithProps },
-  context: Context.Context<never>
-): Effect.Effect<unknown, unknown> => {
-  const result: unknown = served.entry.handler(payload, metadata)
-  const wrapped = Rpc.isWrapper(result as object) ? result as Rpc.Wrapper<unknown> : undefined
-  let effect = (wrapped === undefined ? result : wrapped.value) as Effect.Effect<unknown, unknown>
-  effect = Effect.flatMap(
-    effect,
+/** A request as what runs for it finds it in its context, and calls made there inherit. */
+const callOf = (request: Frame.Request): CallContext.CallContext => ({
+  ...CallContext.empty,
+  name: request.method,
+  idempotent: request.idempotent,
+  idempotencyKey: request.idempotencyKey,
+  criticality: request.criticality,
+  deadline: request.deadline,
+  attempt: request.attempt,
+  hedge: request.hedge,
+  trace: request.trace,
+  headers: request.headers
+})
+
+/** The answer of a handler that may give a promise of one. */
+const awaited = (self: Effect.Effect<unknown, unknown>): Effect.Effect<unknown, unknown> =>
+  // Known already, as it is of a handler that waits for nothing.
+  Exit.isExit(self) && !(Exit.isSuccess(self) && Deferred.isDeferred(self.value)) ? self : Effect.flatMap(
+    self,
     (value) =>
       Deferred.isDeferred(value) ? Deferred.await(value as Deferred.Deferred<unknown, unknown>) : Effect.succeed(value)
   )
-  for (const service of served.method.rpc.middlewares) {
-    const middleware = Context.getUnsafe(context, service)
-    effect = middleware(effect as never, { ...metadata, payload }) as Effect.Effect<unknown, unknown>
-  }
-  return wrapped?.uninterruptible === true ? Effect.uninterruptible(effect) : effect
-}
 
 /** What a handler's failure is on the wire. */
 const failed = (
-  bodies: BodyCodec.Bodies,
+  { bodies, counts }: Way,
   cause: Cause.Cause<unknown>,
-  call: CallContext.CallContext,
-  peer: Peer,
-  counts: Counts
+  request: Frame.Request,
+  peer: Peer
 ): Effect.Effect<Frame.Response> => {
   const died = cause.reasons.filter(Cause.isDieReason)
   if (died.length > 0) {
@@ -329,8 +336,8 @@ const failed = (
     if (refusal !== undefined) return Effect.succeed(Answer.refused(refusal.reason))
     counts.defects++
     return Effect.as(
-      Effect.logError(`${call.name} of ${peer}: the handler died`, cause),
-      Answer.defect(call.trace?.traceId)
+      Effect.logError(`${request.method} of ${peer}: the handler died`, cause),
+      Answer.defect(request.trace?.traceId)
     )
   }
   const error = Cause.findErrorOption(cause)
@@ -338,23 +345,23 @@ const failed = (
     const encoded = bodies.error.encode(error.value)
     return encoded._tag === "Success"
       ? Effect.succeed(Answer.failed(bodies.id, encoded.success))
-      : unencodable("error", encoded.failure, call, peer, counts)
+      : unencodable("error", encoded.failure, request, peer, counts)
   }
   // Ours (a cancel, the deadline) never come here: they end the fiber, and the transport answers.
-  return Effect.succeed(Answer.interrupted(call.trace?.traceId))
+  return Effect.succeed(Answer.interrupted(request.trace?.traceId))
 }
 
 /** A handler whose answer its own contract refuses. */
 const unencodable = (
   what: "answer" | "error",
   why: string,
-  call: CallContext.CallContext,
+  { method, trace }: Frame.Request,
   peer: Peer,
   counts: Counts
 ): Effect.Effect<Frame.Response> => {
   counts.defects++
   return Effect.as(
-    Effect.logError(`${call.name} of ${peer}: cannot encode the handler's ${what}: ${why}`),
-    Answer.encodeFailed(why, call.trace?.traceId)
+    Effect.logError(`${method} of ${peer}: cannot encode the handler's ${what}: ${why}`),
+    Answer.encodeFailed(why, trace?.traceId)
   )
 }
