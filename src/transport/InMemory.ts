@@ -16,7 +16,8 @@ import * as Timer from "../contract/Timer.ts"
 import * as BodyCodec from "../wire/BodyCodec.ts"
 import * as Frame from "../wire/Frame.ts"
 import * as FrameCodec from "../wire/FrameCodec.ts"
-import { fit, Running, withoutAnswer } from "./internal/multiplex.ts"
+import { fit, withoutAnswer } from "./internal/answers.ts"
+import { Running } from "./internal/serverSession.ts"
 import {
   connectFailed,
   type Expiry,

@@ -19,8 +19,10 @@ import * as CallEvent from "../contract/CallEvent.ts"
 import * as Options from "../contract/Options.ts"
 import * as Timer from "../contract/Timer.ts"
 import * as Frame from "../wire/Frame.ts"
-import { ClientSession, type Env, type Limits, Running, ServerSession } from "./internal/multiplex.ts"
+import { ClientSession } from "./internal/clientSession.ts"
 import type { Pipe } from "./internal/outbox.ts"
+import { Running, ServerSession } from "./internal/serverSession.ts"
+import type { Env, Limits } from "./internal/session.ts"
 import { type ConnectError, connectFailed, Transport } from "./Transport.ts"
 
 export interface TcpOptions {

@@ -1,5 +1,5 @@
 import * as InMemory from "../../src/transport/InMemory.ts"
-import type { ClientSession } from "../../src/transport/internal/multiplex.ts"
+import type { ClientSession } from "../../src/transport/internal/clientSession.ts"
 import * as Tcp from "../../src/transport/Tcp.ts"
 import { suite } from "./transport.ts"
 

@@ -2,42 +2,14 @@ import { assert, describe, it } from "@effect/vitest"
 import { Clock, Effect, Exit, Fiber } from "effect"
 import { TestClock } from "effect/testing"
 import * as Timer from "../../../src/contract/Timer.ts"
-import {
-  ClientSession,
-  type Env,
-  type Limits,
-  Running,
-  ServerSession
-} from "../../../src/transport/internal/multiplex.ts"
-import type { Serve } from "../../../src/transport/Transport.ts"
-import { fibers } from "../../support/fibers.ts"
+import { ClientSession } from "../../../src/transport/internal/clientSession.ts"
+import type { Limits } from "../../../src/transport/internal/session.ts"
 import { interruptEverywhere } from "../../support/interruptEverywhere.ts"
-import { frame, helloFrame, requestFrame, responseFrame, Type, u32 } from "../../support/peer.ts"
+import { frame, helloFrame, responseFrame, Type } from "../../support/peer.ts"
 import { FakePipe } from "../../support/pipe.ts"
 import { told } from "../../support/reason.ts"
-import { request, response, Script, textOf } from "../../support/script.ts"
-
-const defaults: Limits = {
-  maxPayloadBytes: 4 * 1024 * 1024,
-  maxInFlight: 4096,
-  maxQueued: 4096,
-  pingIntervalMillis: 5000,
-  pingTimeoutMillis: 4000,
-  frameTimeoutMillis: 10_000,
-  quarantineMillis: 30_000,
-  stallMillis: 30_000
-}
-
-const envOf = (limits: Partial<Limits>) =>
-  Effect.withFiber((fiber) => {
-    const env: Env = {
-      source: Timer.sourceOf(fiber),
-      limits: { ...defaults, ...limits },
-      agent: "test",
-      onClosed: () => {}
-    }
-    return Effect.succeed(env)
-  })
+import { request, textOf } from "../../support/script.ts"
+import { envOf } from "../../support/session.ts"
 
 const clientOf = (limits: Partial<Limits> = {}) =>
   Effect.map(envOf(limits), (env) => {
@@ -57,12 +29,6 @@ const clientOf = (limits: Partial<Limits> = {}) =>
       answer: (...ids: ReadonlyArray<number>) =>
         session.onData(Buffer.concat(ids.map((id) => responseFrame(id, `${id}`))))
     }
-  })
-
-const serverOf = (serve: Serve, limits: Partial<Limits> = {}) =>
-  Effect.map(Effect.all([envOf(limits), Effect.context<never>()]), ([env, context]) => {
-    const pipe = new FakePipe()
-    return { pipe, session: new ServerSession(pipe, env, serve, new Running(context)) }
   })
 
 const fork = <A, E, R>(self: Effect.Effect<A, E, R>) => Effect.forkChild(self, { startImmediately: true })
@@ -315,84 +281,4 @@ describe("ClientSession", () => {
       yield* Fiber.join(first)
       yield* Fiber.join(second)
     }))
-})
-
-describe("ServerSession", () => {
-  it.effect("runs nothing more once it is closed, from within a handler too", () =>
-    Effect.gen(function*() {
-      let served = 0
-      let session: ServerSession | undefined
-      const made = yield* serverOf(() =>
-        Effect.suspend(() => {
-          served++
-          session!.close("the handler said so")
-          return Effect.never
-        })
-      )
-      session = made.session
-      session.onData(
-        Buffer.concat([requestFrame(0, "M"), requestFrame(1, "M"), helloFrame(), requestFrame(2, "M").subarray(0, 9)])
-      )
-      made.pipe.turn()
-      assert.deepStrictEqual([served, session.inFlight, made.pipe.frames(), made.pipe.told], [1, 0, [], ["destroy"]])
-      assert.strictEqual(yield* timers, 0)
-    }))
-
-  it.effect("half a frame behind answers that are not read is not held against the peer", () =>
-    Effect.gen(function*() {
-      const { pipe, session } = yield* serverOf(() => Effect.succeed(response(0, "")))
-      pipe.keepsUp = false
-      session.onData(Buffer.concat([requestFrame(0, "M"), requestFrame(1, "M").subarray(0, 9)]))
-      pipe.turn()
-      assert.deepStrictEqual(pipe.told, ["pause"])
-      yield* TestClock.adjust("20 seconds")
-      pipe.turn()
-      assert.deepStrictEqual(pipe.told, ["pause"])
-      pipe.keepsUp = true
-      session.onDrain()
-      yield* TestClock.adjust("10 seconds")
-      pipe.turn()
-      assert.deepStrictEqual(pipe.told, ["pause", "resume", "destroy"])
-      assert.strictEqual(yield* timers, 0)
-    }))
-
-  it.effect("a cancel reaches the slot's present user, whatever outlasts its own", () =>
-    Effect.gen(function*() {
-      const script = new Script()
-      const { pipe, session } = yield* serverOf(script.serve)
-      const cancel = (id: number) => session.onData(frame(Type.cancel, u32(id), Buffer.from([0])))
-      session.onData(requestFrame(5, "stubborn", "first"))
-      cancel(5)
-      session.onData(requestFrame(0x1_0005, "wait", "second"))
-      yield* script.release("first")
-      yield* script.ended("first")
-      cancel(5)
-      assert.strictEqual(session.inFlight, 1)
-      cancel(0x1_0005)
-      assert.deepStrictEqual([yield* script.ended("second"), session.inFlight], ["caller", 0])
-      pipe.turn()
-      assert.deepStrictEqual(pipe.frames().map(({ payload }) => payload.readUInt32BE(0)), [5, 0x1_0005])
-    }))
-
-  it.effect("a cancel at any moment leaves no fiber and one answer", () => {
-    const { counted, live } = fibers()
-    return Effect.gen(function*() {
-      const before = live()
-      const script = new Script()
-      const { pipe, session } = yield* serverOf(script.serve)
-      session.onData(helloFrame())
-      for (let id = 0; id < 100; id++) {
-        const cancel = frame(Type.cancel, u32(id), Buffer.from([id % 5]))
-        session.onData(Buffer.concat([requestFrame(id, id % 2 === 0 ? "never" : "echo"), cancel, cancel]))
-        assert.strictEqual(session.inFlight, 0)
-      }
-      pipe.turn()
-      const answers = pipe.frames().filter(({ type }) => type === Type.response)
-      assert.deepStrictEqual(
-        answers.map(({ payload }) => payload.readUInt32BE(0)),
-        Array.from({ length: 100 }, (_, id) => id)
-      )
-      assert.strictEqual(live(), before)
-    }).pipe(counted)
-  })
 })
