@@ -87,8 +87,8 @@ export class CountWindow implements Window {
   add(failed: boolean, slow: boolean, now: number): void {
     const { next, ring } = this
     this.expire(now)
-    if (this.calls === ring.length) this.drop(1)
-    this.calls++
+    if (this.calls < ring.length) this.calls++
+    else this.subtract(ring[next]!)
     let cell = 0
     if (failed) {
       cell = 1
@@ -150,11 +150,14 @@ export class CountWindow implements Window {
   /** Forgets the oldest. */
   private drop(count: number): void {
     for (let i = 0; i < count; i++) {
-      const cell = this.ring[this.at(0)]!
-      this.failures -= cell & 1
-      this.slow -= cell >> 1
+      this.subtract(this.ring[this.at(0)]!)
       this.calls--
     }
+  }
+
+  private subtract(cell: number): void {
+    this.failures -= cell & 1
+    this.slow -= cell >> 1
   }
 }
 
