@@ -257,6 +257,43 @@ describe("CircuitBreaker, observed", () => {
       assert.deepStrictEqual([breaker.wouldAdmit(29_999), breaker.wouldAdmit(30_000)], [false, true])
       assert.strictEqual(yield* tagOf(breaker), "HalfOpen")
     }))
+
+  it.effect("tells of an opening that was over before anybody looked", () =>
+    Effect.gen(function*() {
+      const breaker = yield* CircuitBreaker.make({
+        consecutiveFailures: 3,
+        failureRatio: 0.5,
+        openFor: "1 second",
+        jitter: 0,
+        halfOpen: { probes: 1, lease: "2 seconds" },
+        ramp: { duration: "9 seconds", initialShare: 1 }
+      })
+      const [, events] = yield* recording(Effect.gen(function*() {
+        yield* breaker.trip()
+        yield* TestClock.adjust("1 second")
+        const hung = yield* hold(breaker)
+        // Its lease runs out after 2 s, and the time to be open a second later.
+        yield* TestClock.adjust("3 seconds")
+        yield* calls(breaker, "S")
+        // The first step of the ramp, in which everything fails, opens it for a second again.
+        yield* calls(breaker, "F")
+        yield* TestClock.adjust("3 seconds")
+        yield* calls(breaker, "S")
+        const last = yield* hold(breaker)
+        yield* TestClock.adjust("9 seconds")
+        yield* last.end("F")
+        yield* hung.interrupt
+      }))
+      const cycle = ["Open>HalfOpen", "HalfOpen>Recovering", "Recovering>Open"]
+      assert.deepStrictEqual(transitions(events), [
+        "Closed>Open",
+        "Open>HalfOpen",
+        "HalfOpen>Open",
+        ...cycle,
+        ...cycle.slice(0, 2),
+        "Recovering>Closed"
+      ])
+    }))
 })
 
 describe("CircuitBreaker.reconfigure", () => {

@@ -184,6 +184,12 @@ export class Breaker {
     )
   }
 
+  /** What time alone has made of the circuit. A transition of its own, which is told before the one of a call. */
+  elapse(now: number, fiber: Fiber.Fiber<unknown, unknown>): Circuit.Circuit {
+    this.move(Circuit.elapse(this.circuit, now, this.config), now, fiber)
+    return this.circuit
+  }
+
   reject(
     now: number,
     fiber: Fiber.Fiber<unknown, unknown>
@@ -249,13 +255,13 @@ export class Breaker {
   ): void {
     const { config } = this
     const now = Timer.now(fiber)
-    const circuit = Circuit.elapse(this.circuit, now, config)
+    const circuit = this.elapse(now, fiber)
     if (outcome.endpoint === "ignored") return this.move(Circuit.release(circuit, permit), now, fiber)
     const failed = outcome.endpoint === "failure"
     if (failed) this.tally.failed++
     if (Circuit.isLate(circuit, permit)) {
       this.late++
-      return this.move(circuit, now, fiber)
+      return
     }
     const told = circuit._tag === "MetricsOnly" ? circuit.exceeded : undefined
     const slow = now - permit.startedAt > config.slowMillis
@@ -312,7 +318,7 @@ export class Breaker {
     const { config } = this
     const now = Timer.now(fiber)
     const mode = this.isolations > 0 ? "open" : this.mode
-    const circuit = Circuit.elapse(this.circuit, now, config)
+    const circuit = this.elapse(now, fiber)
     this.move(
       mode === "none" ? Circuit.resume(circuit, now, config) : Circuit.override(circuit, tagOf[mode], now, config),
       now,
@@ -486,7 +492,7 @@ const attempt = <A, E, R>(
   let permit: Circuit.Permit | undefined
   const admit = Effect.withFiber((): Guarded<A, E, R> => {
     const now = Timer.now(fiber)
-    const admission = Circuit.admit(breaker.circuit, now, draw(fiber), config)
+    const admission = Circuit.admit(breaker.elapse(now, fiber), now, draw(fiber), config)
     permit = admission.permit
     breaker.move(admission.circuit, now, fiber)
     return permit === undefined ? breaker.reject(now, fiber) : Effect.provideService(self, Stamp.Current, permit)
