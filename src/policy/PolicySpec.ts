@@ -498,7 +498,7 @@ const assemble = (
         kind: "stack",
         run: (self) => {
           const guarded = deadline === undefined ? stack.run(self) : within(stack, self, deadline, substitutes(spec))
-          return idempotent === true ? CallContext.annotate(guarded, { idempotent }) : guarded
+          return typeof idempotent === "boolean" ? CallContext.annotate(guarded, { idempotent }) : guarded
         }
       },
       { spec, slots }

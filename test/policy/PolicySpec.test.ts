@@ -304,6 +304,23 @@ describe("PolicySpec, compiling", () => {
       ])
     }))
 
+  it.effect("sends what must not be sent twice once, whatever the call says of itself", () =>
+    Effect.gen(function*() {
+      const result = yield* Scenario.run(
+        { idempotent: false, retry: { budget: false, backoff: { kind: "constant", base: "100ms", jitter: "none" } } },
+        [
+          { at: 0, call: "fail", context: { idempotent: true } },
+          { at: 0, call: [{ does: "fail", sent: "no" }, "succeed"], context: { idempotent: true } },
+          { at: 0, call: ["fail", "succeed"], context: { idempotencyKey: "k" } }
+        ]
+      )
+      assert.deepStrictEqual(result.calls.map(({ result, sends }) => [result, sends]), [
+        ["failed", [0]],
+        ["ok", [0, 100]],
+        ["ok", [0, 100]]
+      ])
+    }))
+
   it.effect("lints, with what a constructor refuses, and takes names on trust", () =>
     Effect.gen(function*() {
       assert.deepStrictEqual(
