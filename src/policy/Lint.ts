@@ -70,7 +70,7 @@ const defaults = {
   backoff: { base: 100, cap: 10_000 },
   budget: { ratio: 0.1, reserve: 0.05 },
   minimumCalls: 20,
-  windowCalls: 100,
+  windowMillis: 60_000,
   probes: 5,
   leaseMillis: 10_000,
   refreshMillis: 10_000,
@@ -85,6 +85,7 @@ const breakerOf = (spec: Spec): BreakerSpec | undefined =>
   spec.circuitBreaker === false ? undefined : spec.circuitBreaker
 const timeoutOf = (spec: Spec): number | undefined =>
   spec.timeout === undefined || spec.timeout === false ? undefined : toMillis(spec.timeout)
+const deadlineOf = ({ deadline }: Spec): number | undefined => deadline === undefined ? undefined : toMillis(deadline)
 const sendsOf = (spec: Spec): number => {
   const retry = retryOf(spec)
   if (retry !== undefined) return retry.attempts ?? defaults.attempts
@@ -354,14 +355,18 @@ const hedging: Rule = (spec) => {
       error("L8", "hedge", "a hedge sends a call twice, and this spec does not say that its calls are idempotent")
     )
   }
-  const timeout = timeoutOf(spec)
+  const [timeout, deadline] = [timeoutOf(spec) ?? Infinity, deadlineOf(spec) ?? Infinity]
+  const ends = Math.min(timeout, deadline)
   const delay = hedge.delay === undefined ? undefined : toMillis(hedge.delay)
-  if (timeout !== undefined && delay !== undefined && delay >= timeout) {
+  const soonest = delay ?? (hedge.minimum === undefined ? 0 : toMillis(hedge.minimum))
+  if (soonest >= ends) {
     findings.push(
       error(
         "L8",
-        "hedge.delay",
-        `a hedge after ${show(delay)}, but its attempt ends after ${show(timeout)}: no hedge can start`
+        delay === undefined ? "hedge.minimum" : "hedge.delay",
+        `a hedge after ${show(soonest)}, but its ${timeout <= deadline ? "attempt" : "call"} ends after ${
+          show(ends)
+        }: no hedge can start`
       )
     )
   }
@@ -388,26 +393,49 @@ const neverOpens: Rule = (spec) => {
   const breaker = breakerOf(spec)
   const rate = spec.traffic?.callsPerSecond
   if (breaker === undefined || breaker.consecutiveFailures !== undefined) return []
-  const stated = breaker.failureRatio ?? breaker.slowCallRatio
-  const { window } = breaker
-  if (stated === undefined || window === undefined || rate === undefined) return []
-  const span = "duration" in window ? window.duration : window.maxAge
-  if (span === undefined) return []
-  const minimum = breaker.minimumCalls ?? ("calls" in window ? window.calls : defaults.minimumCalls)
-  const seconds = toMillis(span) / 1000
+  const { failureRatio = Infinity, slowCallRatio = Infinity, window } = breaker
+  const ratio = Math.min(failureRatio, slowCallRatio)
+  if (ratio === Infinity || rate === undefined) return []
+  const byTime = window !== undefined && "duration" in window
+  const millis = spanOf(window)
+  if (millis === undefined) return []
+  const minimum = breaker.minimumCalls ??
+    (window !== undefined && "calls" in window ? window.calls : defaults.minimumCalls)
+  // A window by calls forgets what failed or was slow, and what came before: calls that did neither need no traffic now.
+  const needed = byTime ? minimum : Math.ceil(ratio * minimum - 1e-9)
   const endpoints = spec.traffic?.endpoints ?? 1
-  const seen = rate * seconds / endpoints
-  if (seen >= minimum) return []
+  if (rate * millis / 1000 / endpoints >= needed) return []
+  const calls = byTime ? `${minimum}` : `${figure(ratio)} × ${minimum} = ${needed}`
   const per = endpoints === 1 ? "" : ` at each of ${endpoints} endpoints`
   return [
     error(
       "L9",
       "circuitBreaker.minimumCalls",
-      `${minimum} calls in ${show(seconds * 1000)} need ${figure(minimum / seconds)} calls/s${per}; declared are ${
+      `${calls} calls in ${show(millis)} need ${figure(needed * 1000 / millis)} calls/s${per}; declared are ${
         figure(rate / endpoints)
       }: the circuit can never open`
     )
   ]
+}
+
+/** How long a breaker's window remembers a failure; `undefined` for as long as there is room. */
+const spanOf = (window: BreakerSpec["window"]): number | undefined => {
+  if (window === undefined) return defaults.windowMillis
+  const span = "duration" in window ? window.duration : window.maxAge
+  return span === undefined ? undefined : toMillis(span)
+}
+
+const neverSlow: Rule = (spec) => {
+  const breaker = breakerOf(spec)
+  const timeout = timeoutOf(spec)
+  if (breaker?.slowCallRatio === undefined || breaker.slowThreshold === undefined || timeout === undefined) return []
+  const slow = toMillis(breaker.slowThreshold)
+  if (slow < timeout) return []
+  const what = `a call is slow after ${show(slow)}, but its attempt ends after ${show(timeout)}: `
+  const path = "circuitBreaker.slowThreshold"
+  return (breaker.consecutiveFailures ?? breaker.failureRatio) === undefined
+    ? [error("L9", path, `${what}the circuit can never open`)]
+    : [warning("L9", path, `${what}none ever is`)]
 }
 
 const littlesLaw: Rule = (spec) => {
@@ -465,7 +493,7 @@ const halfOpen: Rule = (spec) => {
   const breaker = breakerOf(spec)
   if (breaker === undefined) return []
   const findings: Array<Finding> = []
-  const { concurrency, lease, probes = defaults.probes } = breaker.halfOpen ?? {}
+  const { concurrency, lease, maxWait, probes = defaults.probes } = breaker.halfOpen ?? {}
   const together = concurrency ?? probes
   const { limit = Infinity, maxQueue = 0 } = spec.bulkhead ?? {}
   if (together > limit + maxQueue) {
@@ -479,13 +507,23 @@ const halfOpen: Rule = (spec) => {
     )
   }
   const timeout = timeoutOf(spec)
-  const leased = lease === undefined ? defaults.leaseMillis : toMillis(lease)
+  const slow = breaker.slowThreshold === undefined ? 0 : toMillis(breaker.slowThreshold)
+  const leased = lease === undefined ? Math.max(defaults.leaseMillis, 2 * slow) : toMillis(lease)
   if (timeout !== undefined && leased < timeout) {
     findings.push(
       warning(
         "L13",
         "circuitBreaker.halfOpen.lease",
         `a probe counts as failed after ${show(leased)}, but its attempt may take ${show(timeout)}`
+      )
+    )
+  }
+  if (timeout !== undefined && maxWait !== undefined && toMillis(maxWait) < timeout) {
+    findings.push(
+      warning(
+        "L13",
+        "circuitBreaker.halfOpen.maxWait",
+        `what has not ended counts as failed after ${show(toMillis(maxWait))}, but an attempt may take ${show(timeout)}`
       )
     )
   }
@@ -696,6 +734,7 @@ const rules: ReadonlyArray<Rule> = [
   unseen,
   hedging,
   neverOpens,
+  neverSlow,
   littlesLaw,
   waits,
   halfOpen,

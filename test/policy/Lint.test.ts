@@ -210,6 +210,16 @@ const examples: Readonly<Record<string, ReadonlyArray<Example>>> = {
       fixed: { ...hedged, hedge: { delay: "999 ms" } }
     },
     {
+      spec: { ...hedged, hedge: { minimum: "1 s" } },
+      finding: "error L8 hedge.minimum: a hedge after 1 s, but its attempt ends after 1 s: no hedge can start",
+      fixed: { ...hedged, hedge: { minimum: "999 ms" } }
+    },
+    {
+      spec: { idempotent: true, deadline: "1 s", hedge: { delay: "2 s" } },
+      finding: "error L8 hedge.delay: a hedge after 2 s, but its call ends after 1 s: no hedge can start",
+      fixed: { idempotent: true, deadline: "2.1 s", hedge: { delay: "2 s" } }
+    },
+    {
       spec: { ...hedged, retry: { attempts: 1 }, hedge: {} },
       finding: "error L8 hedge: hedges are sends too, and attempts: 1 leaves none for them",
       fixed: { ...hedged, retry: { attempts: 2 }, hedge: {} }
@@ -244,16 +254,52 @@ const examples: Readonly<Record<string, ReadonlyArray<Example>>> = {
       spec: {
         timeout: "1 s",
         circuitBreaker: { slowCallRatio: 0.5, slowThreshold: 500, window: { calls: 50, maxAge: "5 s" } },
-        traffic: { callsPerSecond: 8 }
+        traffic: { callsPerSecond: 4 }
       },
       finding:
-        "error L9 circuitBreaker.minimumCalls: 50 calls in 5 s need 10 calls/s; declared are 8: the circuit can " +
-        "never open",
+        "error L9 circuitBreaker.minimumCalls: 0.5 × 50 = 25 calls in 5 s need 5 calls/s; declared are 4: the circuit " +
+        "can never open",
       fixed: {
         timeout: "1 s",
         circuitBreaker: { slowCallRatio: 0.5, slowThreshold: 500, window: { calls: 50 } },
-        traffic: { callsPerSecond: 8 }
+        traffic: { callsPerSecond: 4 }
       }
+    },
+    {
+      // Successes do not age: those before 25 failures in 5 s are in the window with them.
+      spec: {
+        timeout: "1 s",
+        circuitBreaker: { failureRatio: 0.5, window: { calls: 50, maxAge: "5 s" } },
+        traffic: { callsPerSecond: 4 }
+      },
+      finding:
+        "error L9 circuitBreaker.minimumCalls: 0.5 × 50 = 25 calls in 5 s need 5 calls/s; declared are 4: the circuit " +
+        "can never open",
+      fixed: {
+        timeout: "1 s",
+        circuitBreaker: { failureRatio: 0.5, window: { calls: 50, maxAge: "5 s" } },
+        traffic: { callsPerSecond: 5 }
+      }
+    },
+    {
+      // The default window, the last 100 calls and no failure older than a minute.
+      spec: { timeout: "1 s", circuitBreaker: { failureRatio: 0.5 }, traffic: { callsPerSecond: 0.1 } },
+      finding:
+        "error L9 circuitBreaker.minimumCalls: 0.5 × 20 = 10 calls in 60 s need 0.17 calls/s; declared are 0.1: the " +
+        "circuit can never open",
+      fixed: { timeout: "1 s", circuitBreaker: {}, traffic: { callsPerSecond: 0.1 } }
+    },
+    {
+      spec: { timeout: "1 s", circuitBreaker: { slowCallRatio: 0.5, slowThreshold: "1 s" } },
+      finding: "error L9 circuitBreaker.slowThreshold: a call is slow after 1 s, but its attempt ends after 1 s: the " +
+        "circuit can never open",
+      fixed: { timeout: "1.1 s", circuitBreaker: { slowCallRatio: 0.5, slowThreshold: "1 s" } }
+    },
+    {
+      spec: { timeout: "1 s", circuitBreaker: { slowCallRatio: 0.5, slowThreshold: "1 s", failureRatio: 0.5 } },
+      finding: "warning L9 circuitBreaker.slowThreshold: a call is slow after 1 s, but its attempt ends after 1 s: " +
+        "none ever is",
+      fixed: { timeout: "1 s", circuitBreaker: { slowCallRatio: 0.5, slowThreshold: "999 ms", failureRatio: 0.5 } }
     }
   ],
   "L10, a bulkhead too small by Little's law": [
@@ -293,6 +339,19 @@ const examples: Readonly<Record<string, ReadonlyArray<Example>>> = {
         "warning L13 circuitBreaker.halfOpen.lease: a probe counts as failed after 10 s, but its attempt may take " +
         "15 s",
       fixed: { timeout: "15 s", circuitBreaker: { halfOpen: { lease: "15 s" } } }
+    },
+    {
+      // The default lease is twice what is slow, where that is longer.
+      spec: { timeout: "20 s", circuitBreaker: { slowCallRatio: 0.5, slowThreshold: "9 s" } },
+      finding: "warning L13 circuitBreaker.halfOpen.lease: a probe counts as failed after 18 s, but its attempt may " +
+        "take 20 s",
+      fixed: { timeout: "20 s", circuitBreaker: { slowCallRatio: 0.5, slowThreshold: "10 s" } }
+    },
+    {
+      spec: { timeout: "9 s", circuitBreaker: { halfOpen: { maxWait: "8 s" } } },
+      finding: "warning L13 circuitBreaker.halfOpen.maxWait: what has not ended counts as failed after 8 s, but an " +
+        "attempt may take 9 s",
+      fixed: { timeout: "8 s", circuitBreaker: { halfOpen: { maxWait: "8 s" } } }
     }
   ],
   "L14, more load in an outage than a fleet can stand": [
