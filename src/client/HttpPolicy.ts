@@ -10,8 +10,8 @@
  * PATCH with an `Idempotency-Key`, which stays the same over all attempts.
  *
  * A status is a failure only for the policy, which sees 429 as `RateLimited`, 503
- * as `Unavailable`, both with their `Retry-After` (seconds or a date), and any
- * other 5xx as `Remote`; 4xx says nothing against the endpoint. To the caller a
+ * as `Unavailable`, both with their `Retry-After` (seconds or a date) or
+ * `retry-after-ms`, and any other 5xx as `Remote`; 4xx says nothing against the endpoint. To the caller a
  * status stays a response: when nothing more may be sent, the answer is the last
  * response, whatever its status. An error is what a client without a policy would
  * fail with, or what the policy says where there was no response.
@@ -222,13 +222,22 @@ const reasonOf = (
  * not agree.
  */
 const retryAfterOf = (headers: Response["headers"], nowMillis: number): number | undefined => {
-  const text = headers["retry-after"]?.trim()
-  if (text === undefined) return undefined
-  if (/^\d+$/.test(text)) return Number(text) * 1000
-  const at = Date.parse(text)
-  if (Number.isNaN(at)) return undefined
-  const sent = Date.parse(headers["date"] ?? "")
-  return Math.max(0, at - (Number.isNaN(sent) ? nowMillis : sent))
+  const millis = numberOf(headers["retry-after-ms"])
+  if (millis !== undefined) return millis
+  const text = headers["retry-after"]
+  const seconds = numberOf(text)
+  if (seconds !== undefined) return seconds * 1000
+  const at = dateOf(text)
+  return at === undefined ? undefined : Math.max(0, at - (dateOf(headers["date"]) ?? nowMillis))
+}
+
+const numberOf = (text = ""): number | undefined => /^\s*\d+(\.\d+)?\s*$/.test(text) ? Number(text) : undefined
+
+/** The three forms of a date, RFC 9110 5.6.7: each begins with a day, and the oldest does not say that it is of GMT. */
+const dateOf = (text = ""): number | undefined => {
+  if (!/^\s*[a-z]/i.test(text)) return undefined
+  const at = Date.parse(/GMT\s*$/.test(text) ? text : `${text} GMT`)
+  return Number.isNaN(at) ? undefined : at
 }
 
 type Kind = CallError.ConnectFailed["kind"]

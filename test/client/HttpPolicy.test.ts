@@ -184,6 +184,18 @@ describe("HttpPolicy", () => {
       date: "Wed, 21 Oct 2015 07:28:00 GMT"
     }, 9000],
     ["a date, against our clock", { "retry-after": "Thu, 01 Jan 1970 00:00:05 GMT" }, 5000],
+    // RFC 9110 5.6.7: a recipient understands the two old forms, which are of GMT as well.
+    ["a date as RFC 850 has it", {
+      "retry-after": "Wednesday, 21-Oct-15 07:28:09 GMT",
+      date: "Wed, 21 Oct 2015 07:28:00 GMT"
+    }, 9000],
+    ["a date as asctime has it, wherever we are", {
+      "retry-after": "Wed Oct 21 07:28:09 2015",
+      date: "Wed, 21 Oct 2015 07:28:00 GMT"
+    }, 9000],
+    ["milliseconds, in a header of their own", { "retry-after-ms": "1500", "retry-after": "2" }, 1500],
+    ["seconds with a fraction", { "retry-after": "2.5" }, 2500],
+    ["a negative number, which is no hint", { "retry-after": "-30" }, 100],
     ["a date that is over", { "retry-after": "Thu, 01 Jan 1970 00:00:00 GMT" }, 100],
     ["nonsense", { "retry-after": "in a while" }, 100]
   ]
