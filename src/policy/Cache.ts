@@ -268,8 +268,10 @@ const wait = <V, E, R>(
   const land = (exit: Exit.Exit<V, unknown>): Effect.Effect<any, E | Late, R> => {
     if (Exit.isSuccess(exit)) return Effect.succeed(view.of(fetched(exit.value)))
     return Effect.suspend(() => {
-      // Its time was up, and there is more of this one.
       const now = Timer.now(fiber)
+      // The time of both is up in this very step: whoever guards the deadline answers.
+      if (now >= deadline) return Progress.isGuarded(fiber, deadline) ? Effect.never : outOfTime
+      // Its time was up, and there is more of this one.
       if (flight.deadline < deadline && (now >= flight.deadline || isOutOfTime(exit.cause))) {
         return lookup(state, self, view)
       }
@@ -483,9 +485,11 @@ class State<V> {
     const random = fiber.getRef(Random.Random)
     const clock = fiber.getRef(Clock.Clock)
     const within: Within = { flight, outer: fiber.getRef(CurrentFlight) }
+    const progress = fiber.getRef(Progress.Current)
+    const shared = Context.add(context, Progress.Current, progress && Progress.share(progress))
     // Before it starts: what it does may ask for the same key.
     this.flights.set(flight.key, flight)
-    flight.worker = Effect.runForkWith(Context.add(context, CurrentFlight, within) as Context.Context<any>)(
+    flight.worker = Effect.runForkWith(Context.add(shared, CurrentFlight, within) as Context.Context<any>)(
       Effect.onExitPrimitive(self, (exit) => {
         // Runs the user's code, in the flight's own fiber: if that throws the flight has failed.
         flight.kept = this.keep(exit, call, Timer.nowOf(clock), random)

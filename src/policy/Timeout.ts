@@ -82,7 +82,7 @@ export const make = (options: TimeoutOptions): Effect.Effect<Timeout> =>
             const { deadline } = fiber.getRef(CallContext.Current)
             // A guard answers at the deadline by itself. The timeout stands all the same: what shares its work with other
             // calls goes on after that.
-            if (own <= deadline || Progress.isGuarded(fiber, deadline)) {
+            if (own <= deadline || Progress.isAnswered(fiber, deadline)) {
               return Guard.answerBy(fiber, contextOf<R>(fiber), self, own, "attemptTimeout", ownExpired, resume)
             }
             const had = expired(Math.max(0, deadline - start))
@@ -213,7 +213,7 @@ const guardCall = <A, E, R>(
     })
     return resume(Effect.fail(error))
   }
-  const progress: Progress.Progress = { deadline, last: undefined, sent }
+  const progress: Progress.Progress = { deadline, shared: false, last: undefined, sent }
   const context = Context.add(Context.add(contextOf<R>(fiber), CallContext.Current, call), Progress.Current, progress)
   const expired = () =>
     new CallError.CallError({

@@ -18,6 +18,7 @@ import * as Cache from "../../src/policy/Cache.ts"
 import * as CircuitBreaker from "../../src/policy/CircuitBreaker.ts"
 import * as Policy from "../../src/policy/Policy.ts"
 import * as Timeout from "../../src/policy/Timeout.ts"
+import * as Scenario from "../../src/testing/Scenario.ts"
 import { interruptEverywhere } from "../support/interruptEverywhere.ts"
 
 const start = <A, E>(self: Effect.Effect<A, E>) => Effect.forkChild(self, { startImmediately: true })
@@ -383,6 +384,35 @@ describe("Cache", () => {
         yield* quiet(cache)
         yield* quiet(texts)
       }))
+
+    for (
+      const limiter of [
+        { bulkhead: { limit: 1, maxQueue: 5 } },
+        { adaptiveLimiter: { initial: 1, max: 1, maxQueue: 5 } }
+      ]
+    ) {
+      it.effect(`leave the queue of ${Object.keys(limiter)} with the call that began them, for one with more time`, () =>
+        Effect.gen(function*() {
+          const at = (at: number, key: string, after: number) =>
+            ({ at, call: { does: "succeed", after }, context: { key } }) as const
+          const { calls, timers } = yield* Scenario.run({ deadline: "1 s", cache: { ttl: "1 s" }, ...limiter }, [
+            // Holds the permit for 1.2 s: its flight goes on for the second one that waits for it.
+            at(0, "slow", 1200),
+            at(10, "quick", 10),
+            at(500, "slow", 1200),
+            at(600, "quick", 10),
+            at(1300, "quick", 10)
+          ])
+          assert.deepStrictEqual(calls.map(({ endedAt, result, sends }) => [endedAt, result, ...sends]), [
+            [1000, "DeadlineExceeded", 0],
+            [1010, "DeadlineExceeded"],
+            [1200, "ok"],
+            [1210, "ok", 1200],
+            [1300, "ok"]
+          ])
+          assert.strictEqual(timers, 0)
+        }))
+    }
 
     it.effect("do not wait for themselves", () =>
       Effect.gen(function*() {

@@ -13,6 +13,8 @@ import type * as Deadline from "../../contract/Deadline.ts"
 export interface Progress {
   /** When the guard answers, whatever happens inside it. */
   readonly deadline: Deadline.Deadline
+  /** Whether the guard leaves the work alone: others wait for it too, and it may go on after the deadline. */
+  readonly shared: boolean
   /** The last attempt's error; `undefined` while none has failed. */
   last: unknown
   /** `"no"` until an attempt begins, where the attempts of what is guarded say so (`begun`); else `"maybe"`. */
@@ -36,8 +38,30 @@ export const begun = (fiber: Fiber.Fiber<unknown, unknown>): void => {
   if (progress !== undefined) progress.sent = "maybe"
 }
 
+/** The same place for work that others wait for too. */
+export const share = (progress: Progress): Progress => ({
+  deadline: progress.deadline,
+  shared: true,
+  get last() {
+    return progress.last
+  },
+  set last(error) {
+    progress.last = error
+  },
+  get sent() {
+    return progress.sent
+  },
+  set sent(sent) {
+    progress.sent = sent
+  }
+})
+
 /** Whether a guard outside answers at a deadline, or before. */
-export const isGuarded = (fiber: Fiber.Fiber<unknown, unknown>, deadline: Deadline.Deadline): boolean => {
+export const isAnswered = (fiber: Fiber.Fiber<unknown, unknown>, deadline: Deadline.Deadline): boolean => {
   const progress = fiber.getRef(Current)
   return progress !== undefined && progress.deadline <= deadline
 }
+
+/** Whether a guard outside ends what is inside at a deadline, or before: then nothing inside has to. */
+export const isGuarded = (fiber: Fiber.Fiber<unknown, unknown>, deadline: Deadline.Deadline): boolean =>
+  isAnswered(fiber, deadline) && !fiber.getRef(Current)!.shared
