@@ -42,6 +42,13 @@ describe("estimator", () => {
     assert.isUndefined(Estimator.estimate(estimator, 1_000_000))
   })
 
+  it("has nothing left of the latencies it has forgotten", () => {
+    const estimator = make({ quantile: 0.5 })
+    for (let i = 0; i < 10; i++) Estimator.observe(estimator, 1, 0)
+    for (let i = 0; i < 4; i++) Estimator.observe(estimator, 1000, 30_000)
+    assert.isAbove(Estimator.estimate(estimator, 30_000)!, 900)
+  })
+
   it.each([3, 4, 5, 100])("a jump of %d slices forgets everything", (jump) => {
     const estimator = make()
     for (const slice of [7, 8, 9]) Estimator.observe(estimator, 5, slice * 10_000)

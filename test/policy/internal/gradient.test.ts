@@ -178,6 +178,8 @@ describe("gradient", () => {
     assert.strictEqual(change(true, 0.3, 0.2, 0.51), "room")
     assert.strictEqual(change(true, 0, 0, 0.5), "room")
     assert.strictEqual(change(false, -1, 0, 1), "room")
+    const steady = { correlation: 0, variation: 1 }
+    assert.deepStrictEqual(changeOf(6.01, true, steady, steady), { steps: -1, why: "queueing" })
   })
 
   // AD-04
@@ -220,6 +222,18 @@ describe("gradient", () => {
     assert.strictEqual(call(1000, 29), 58)
     for (let i = 0; i < 60; i++) call(1000, 1)
     assert.strictEqual(core.limit, 20)
+  })
+
+  it("says whether it comes down for what is used, or for what is queueing", () => {
+    const move = (limit: number, millis: number, inFlight: number, maxFactor = 2) => {
+      const { core } = warm({ maxFactor, stabilizationMillis: 0 })
+      core.limit = limit
+      const { to, why } = core.record("answered", millis, inFlight, false, 2000)!
+      return [to, why]
+    }
+    assert.deepStrictEqual(move(60, 1000, 12), [59, "more than is used"])
+    assert.deepStrictEqual(move(59, 2000, 29), [58, "queueing"], "which is what is used")
+    assert.deepStrictEqual(move(100, 1000, 101, 1), [101, "room"], "as far as is used")
   })
 
   it("does not grow while idle", () => {
@@ -344,6 +358,20 @@ describe("gradient", () => {
     const because = moves.filter(({ why }) => why === "throughput falls")
     assert.isAbove(because.length, 0)
     because.forEach(({ from, to }) => assert.strictEqual(to, from - 1))
+  })
+
+  it("cuts no further once calls end at half the pace they had with more in flight", () => {
+    const core = make({ minimumCalls: 1, maxFactor: 100 })
+    let now = 0
+    const limitAfter = (wait: number) => {
+      now += wait
+      core.record("answered", 100 + core.limit ** 2, core.limit, true, now)
+      return core.limit
+    }
+    const before = Array.from({ length: 24 }, () => limitAfter(2000))
+    assert.deepStrictEqual(before.slice(-4), [29, 28, 27, 26])
+    const after = Array.from({ length: 24 }, () => limitAfter(4000))
+    assert.strictEqual(Math.min(...after), 26)
   })
 
   for (

@@ -135,6 +135,49 @@ describe("rejection", () => {
     assert.strictEqual(core.status().requests, 1)
   })
 
+  it("expects nothing before an attempt has ended, and then what those that ended took, well or not", () => {
+    const core = make()
+    assert.strictEqual(core.status().expectedMillis, Infinity)
+    const [first, second] = [core.admit(0), core.admit(0)]
+    core.end(first, 100)
+    core.record(true)
+    core.end(second, 200)
+    core.record(false)
+    assert.strictEqual(core.status().expectedMillis, 150)
+  })
+
+  it("is done with an attempt that was open for longer than the window, also when that ends", () => {
+    const core = make()
+    const stream = core.admit(0)
+    core.ratio(30_000)
+    const attempt = core.admit(30_000)
+    core.end(stream, 30_000)
+    core.end(attempt, 31_000)
+    core.record(true)
+    // 38 of 40 buckets that the first was open for, and a second of the other.
+    assert.strictEqual(core.status().expectedMillis, 38 * 750 + 1000)
+  })
+
+  it("counts a rejection when it happens, whoever asked before", () => {
+    const core = make()
+    core.ratio(0)
+    core.reject(20_000)
+    core.ratio(40_000)
+    assert.strictEqual(core.status().rejections, 1)
+  })
+
+  it("takes a bucket that is over for healthy from three quarters on, at a k of 2", () => {
+    const ratio = (accepted: number) => {
+      const core = make({ maxRejection: 1 })
+      ended(core, 100, false, 0)
+      ended(core, accepted, true, 750)
+      ended(core, 4 - accepted, false, 750)
+      return core.ratio(1500)
+    }
+    assert.closeTo(ratio(3), (104 - 5 - 2 * 3) / 105 * (1 - 2 / 40), 1e-12)
+    assert.closeTo(ratio(2), (104 - 5 - 2 * 2) / 105, 1e-12)
+  })
+
   it("counts what is in flight for longer than that as a request that nobody has accepted", () => {
     const core = make({ minimumCalls: 0 })
     for (let now = 0; now < 10_000; now += 100) ended(core, 10, true, now)
