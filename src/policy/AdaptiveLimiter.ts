@@ -280,7 +280,7 @@ class Waiter extends RankedWaiter {
   expire(): void {
     if (!Progress.isGuarded(this.fiber, this.call.deadline)) return this.reject()
     this.left("interrupted")
-    this.resume(Effect.never)
+    this.resume(Guard.leaveToGuard(Effect.suspend(() => this.state.reject(this.fiber, this.call))))
   }
 
   /** The wait is over; returns when. */

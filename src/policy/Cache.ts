@@ -270,7 +270,7 @@ const wait = <V, E, R>(
     return Effect.suspend(() => {
       const now = Timer.now(fiber)
       // The time of both is up in this very step: whoever guards the deadline answers.
-      if (now >= deadline) return Progress.isGuarded(fiber, deadline) ? Effect.never : outOfTime
+      if (now >= deadline) return Progress.isGuarded(fiber, deadline) ? Guard.leaveToGuard(outOfTime) : outOfTime
       // Its time was up, and there is more of this one.
       if (flight.deadline < deadline && (now >= flight.deadline || isOutOfTime(exit.cause))) {
         return lookup(state, self, view)

@@ -7,6 +7,8 @@ import * as CallEvent from "../../src/contract/CallEvent.ts"
 import * as Deadline from "../../src/contract/Deadline.ts"
 import * as Interruption from "../../src/contract/Interruption.ts"
 import * as Timer from "../../src/contract/Timer.ts"
+import * as AdaptiveLimiter from "../../src/policy/AdaptiveLimiter.ts"
+import * as Bulkhead from "../../src/policy/Bulkhead.ts"
 import * as Progress from "../../src/policy/internal/progress.ts"
 import * as Policy from "../../src/policy/Policy.ts"
 import * as Retry from "../../src/policy/Retry.ts"
@@ -273,6 +275,23 @@ describe("a deadline at which a permit comes free", () => {
         ])
         const rejected = `500 ${rejection} []`
         assert.deepStrictEqual(lines(unguarded), ["500 ok [0]", rejected, rejected, "1000 ok [1000]"])
+      }))
+  }
+
+  const limiters: ReadonlyArray<readonly [string, Effect.Effect<Policy.Policy<CallError.CallError>>]> = [
+    ["BulkheadFull", Bulkhead.make({ limit: 1, maxQueue: 1 })],
+    ["LimitReached", AdaptiveLimiter.make({ initial: 1, max: 1, maxQueue: 1 })]
+  ]
+  for (const [rejection, make] of limiters) {
+    it.effect(`is too late for what the guarded call has left running, which nobody ends (${rejection})`, () =>
+      Effect.gen(function*() {
+        const limiter = yield* make
+        yield* Effect.forkChild(Policy.apply(Effect.sleep(1000), limiter), { startImmediately: true })
+        const [left] = yield* drive(Timeout.withDeadline(Effect.forkDetach(Policy.apply(Effect.void, limiter)), 500), 0)
+        yield* TestClock.adjust(1001)
+        assert.isTrue(Exit.isSuccess(left))
+        const exit = Exit.isSuccess(left) ? left.value.pollUnsafe() : undefined
+        assert.strictEqual(exit && reasonOf(exit)?._tag, rejection)
       }))
   }
 })

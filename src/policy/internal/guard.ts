@@ -31,6 +31,14 @@ export const reasonOfInterrupt: Effect.Effect<Interruption.Reason> = Effect.map(
   (exit) => Exit.isFailure(exit) ? Interruption.fromCause(exit.cause) ?? "caller" : "caller"
 )
 
+/**
+ * For who finds its time up although a guard outside is to end it: leaves the
+ * answer to that, which comes in this very step. `otherwise` is for work that the
+ * guarded call has left running, because nobody ends that.
+ */
+export const leaveToGuard = <A, E, R>(otherwise: Effect.Effect<A, E, R>): Effect.Effect<A, E, R> =>
+  Effect.andThen(Effect.sleep(1), otherwise)
+
 /** The work that goes on behind an error, which is all that a policy further out gets to see of it. */
 const leftBehind = new WeakMap<CallError.CallError, Fiber.Fiber<unknown, unknown>>()
 
