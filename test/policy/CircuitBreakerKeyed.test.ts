@@ -186,6 +186,21 @@ describe("CircuitBreaker.keyed", () => {
       assert.strictEqual(yield* on(breaker, "b", "S"), "S")
     }))
 
+  it.effect("is within its bound again when operators have let go of what they held", () =>
+    Effect.gen(function*() {
+      const breaker = yield* make({ maxKeys: 3 })
+      for (const key of "abc") yield* on(breaker, key, "S")
+      for (let i = 0; i < 20; i++) yield* Effect.scoped(breaker.controls(`released ${i}`).isolate)
+      assert.strictEqual((yield* breaker.states).size, 3)
+      const scope = yield* Scope.make()
+      for (const key of "wxyz") yield* Scope.provide(breaker.controls(key).isolate, scope)
+      assert.strictEqual(yield* keysOf(breaker), "wxyz")
+      yield* Scope.close(scope, Exit.void)
+      yield* on(breaker, "a", "S")
+      // The last to be isolated was the first to be released.
+      assert.strictEqual(yield* keysOf(breaker), "awx")
+    }))
+
   it.effect("is not confused by calls in flight of a circuit it has forgotten", () =>
     Effect.gen(function*() {
       const breaker = yield* make({ maxKeys: 1 })

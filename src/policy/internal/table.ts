@@ -58,11 +58,7 @@ export class Table {
     const now = Timer.now(fiber)
     this.forgetIdle(this.calm, now)
     this.forgetIdle(this.held, now)
-    if (this.entries.size >= this.maxKeys) {
-      const { oldest } = this.calm
-      if (oldest === undefined) return this.share(now, fiber)
-      this.forget(oldest)
-    }
+    if (!this.makeRoom()) return this.share(now, fiber)
     this.sharing = false
     return this.add(key, fiber)
   }
@@ -70,7 +66,19 @@ export class Table {
   /** The circuit for an operator, who is not told that there is no room. */
   keep(key: string, fiber: Fiber.Fiber<unknown, unknown>): Breaker {
     const entry = this.entries.get(key)
-    return entry === undefined ? this.add(key, fiber) : this.use(entry)
+    if (entry !== undefined) return this.use(entry)
+    this.makeRoom()
+    return this.add(key, fiber)
+  }
+
+  /** Evicts Closed circuits until there is room for one more; whether there is. More than one where operators held more. */
+  private makeRoom(): boolean {
+    while (this.entries.size >= this.maxKeys) {
+      const { oldest } = this.calm
+      if (oldest === undefined) return false
+      this.forget(oldest)
+    }
+    return true
   }
 
   wouldAdmit(key: string, now: number): boolean {
