@@ -29,9 +29,9 @@ export const collapse = Effect.gen(function*() {
   )
 })
 
-/** The first pictures of the page: a trigger, and three policies after it. */
+/** The first pictures of the page: a trigger, and three policies after it. With this seed the plain breaker falls back. */
 export const walk = Effect.gen(function*() {
-  const situation = Scenarios.metastableCollapse()
+  const situation = { ...Scenarios.metastableCollapse(), seed: 4 }
   const policies = yield* Effect.forEach(["checkout.yaml", "checkout-breaker.yaml", "checkout-ramp.yaml"], read)
   return yield* Effect.forEach(
     policies,

@@ -348,7 +348,7 @@ const afterFirst = <A, E, R, RS>(
         const loop = new Loop(plan, sender.again, fiber, call, startedAt, 1)
         return inCall(loop, (loop) => loop.settle(unwanted(Exit.succeed(value))))
       }
-      plan.budget?.depositUnsafe(true, startedAt)
+      plan.budget?.depositUnsafe(true, Timer.now(fiber))
       return Effect.succeed(value)
     }
   })

@@ -458,6 +458,18 @@ describe("Retry", () => {
         ])
       }))
 
+    it.effect("earns when the first attempt succeeds, and not when that began", () =>
+      Effect.gen(function*() {
+        const budget = yield* RetryBudget.make({ ratio: 1, reserve: 0, ttl: "1 second" })
+        const retry = yield* Retry.make({ budget })
+        const fiber = yield* Effect.forkChild(retry.run(Effect.sleep("5 seconds")), { startImmediately: true })
+        yield* TestClock.adjust("5 seconds")
+        yield* Fiber.join(fiber)
+        assert.strictEqual((yield* budget.snapshot).balance, 1)
+        yield* TestClock.adjust("1 second")
+        assert.strictEqual((yield* budget.snapshot).balance, 0)
+      }))
+
     it.effect("earns once per call, by the first attempt: a success, an answer or a failure", () =>
       Effect.gen(function*() {
         const answer = CallContext.annotate({ classify: () => Outcome.success })
