@@ -31,6 +31,7 @@
 import * as Effect from "effect/Effect"
 import type { Level } from "../balancer/Endpoint.ts"
 import type * as CallError from "../contract/CallError.ts"
+import type * as CircuitBreaker from "../policy/CircuitBreaker.ts"
 import * as Policy from "../policy/Policy.ts"
 import type * as PolicySpec from "../policy/PolicySpec.ts"
 import type * as Retry from "../policy/Retry.ts"
@@ -160,16 +161,28 @@ const endpointLevel = (name: string, level: Options, shared: ReturnType<typeof m
     const { circuitBreaker = defaultBreaker, timeout = defaultTimeout } = level
     const breaker = circuitBreaker === false
       ? undefined
-      : yield* shared(name, circuitBreaker, StackOptions.circuitBreaker)
+      : yield* shared<StackOptions.CircuitBreakerSlot, Breaker>(
+        name,
+        circuitBreaker,
+        circuitBreaker.keyed === undefined ? StackOptions.circuitBreaker : StackOptions.keyedCircuitBreaker
+      )
+    // A circuit per method has no door that is the same for all calls, and admits some of them or others.
+    const one = breaker !== undefined && "gate" in breaker ? breaker : undefined
     const policy = Policy.stack({
       circuitBreaker: breaker,
       bulkhead: yield* shared(name, level.bulkhead, StackOptions.simple.bulkhead),
       adaptiveLimiter: yield* shared(name, level.adaptiveLimiter, StackOptions.simple.adaptiveLimiter)
     })
     const limit = timeout === false ? undefined : yield* StackOptions.simple.timeout(name, timeout)
-    const gate = (level.bulkhead ?? level.adaptiveLimiter) !== undefined ? undefined : breaker?.gate ?? openGate
-    return { policy, gate, wouldAdmit: breaker?.wouldAdmit ?? always, timeout: limit }
+    const gate = (level.bulkhead ?? level.adaptiveLimiter) !== undefined
+      ? undefined
+      : breaker === undefined
+      ? openGate
+      : one?.gate
+    return { policy, gate, wouldAdmit: one?.wouldAdmit ?? always, timeout: limit }
   })
+
+type Breaker = CircuitBreaker.CircuitBreaker | CircuitBreaker.KeyedCircuitBreaker
 
 const always = (): boolean => true
 

@@ -59,7 +59,7 @@ import {
   tell
 } from "./internal/breaker.ts"
 import * as Circuit from "./internal/circuit.ts"
-import { type Change, Table } from "./internal/table.ts"
+import { type Bounds, type Change, Table } from "./internal/table.ts"
 import type * as Window from "./internal/window.ts"
 import * as Policy from "./Policy.ts"
 
@@ -244,8 +244,11 @@ export const make = (options: CircuitBreakerOptions = {}): Effect.Effect<Circuit
 type Extra = Omit<CircuitBreaker, keyof Policy.OfKind<"circuitBreaker">>
 
 export interface KeyedOptions extends CircuitBreakerOptions {
-  /** The key of a call. Default its `key`, or its `name` where it has none: a circuit per method. */
-  readonly key?: ((call: CallContext.CallContext) => string) | undefined
+  /**
+   * The key of a call; `undefined` leaves it to the default, which is the call's `key`, or its `name` where it has none:
+   * a circuit per method.
+   */
+  readonly key?: ((call: CallContext.CallContext) => string | undefined) | undefined
   /** Circuits kept: an integer `>= 1`. Default 10,000, which is 11 MB, and 21 MB if all of them have seen a failure. */
   readonly maxKeys?: number | undefined
   /** A circuit nobody used for this long may be forgotten. Default 10 minutes. */
@@ -267,6 +270,12 @@ export interface KeyedCircuitBreaker
   readonly snapshot: Effect.Effect<Readonly<Record<string, Snapshot>>>
   /** Takes over the circuits of a snapshot, up to `maxKeys`; the others stay as they are. */
   readonly restore: (snapshot: Readonly<Record<string, Snapshot>>) => Effect.Effect<void>
+  /**
+   * Goes on by other options, all of them, under its name, each circuit as `CircuitBreaker.reconfigure` says. What its
+   * keys are must not change: circuits are not kept apart. Beyond a smaller `maxKeys`, new keys make room for themselves.
+   * Dies on what `keyed` dies on.
+   */
+  readonly reconfigure: (options: KeyedOptions) => Effect.Effect<void>
 }
 
 /**
@@ -287,14 +296,8 @@ export interface KeyedCircuitBreaker
 export const keyed = (options: KeyedOptions = {}): Effect.Effect<KeyedCircuitBreaker> =>
   Effect.flatMap(resolve("CircuitBreaker.keyed", options), (config) =>
     Effect.withFiber((fiber) => {
-      const where = "CircuitBreaker.keyed"
-      const { key = keyOf, maxKeys = 10_000 } = options
-      const table = new Table(
-        config,
-        fiber,
-        Options.integer(where, "maxKeys", maxKeys, 1),
-        Options.millis(where, "idleTimeToLive", options.idleTimeToLive ?? "10 minutes")
-      )
+      const { key = keyOf } = options
+      const table = new Table(config, fiber, boundsOf("CircuitBreaker.keyed", options))
       register(fiber, config.name, table.tally, () => Object.fromEntries(table.states(Timer.nowOf(table.clock))))
       return Effect.succeed(
         Policy.make<
@@ -306,7 +309,11 @@ export const keyed = (options: KeyedOptions = {}): Effect.Effect<KeyedCircuitBre
           {
             name: config.name,
             kind: "circuitBreaker",
-            run: (self) => guard(self, (fiber) => table.of(key(fiber.getRef(CallContext.Current)), fiber))
+            run: (self) =>
+              guard(self, (fiber) => {
+                const call = fiber.getRef(CallContext.Current)
+                return table.of(key(call) ?? keyOf(call), fiber)
+              })
           },
           {
             states: Effect.withFiber((fiber) => Effect.succeed(table.states(Timer.now(fiber)))),
@@ -314,11 +321,21 @@ export const keyed = (options: KeyedOptions = {}): Effect.Effect<KeyedCircuitBre
             wouldAdmit: (key, now) => table.wouldAdmit(key, now),
             controls: (key) => controlsOf((fiber) => table.keep(key, fiber)),
             snapshot: Effect.withFiber((fiber) => Effect.succeed(table.snapshot(fiber))),
-            restore: (snapshot) => onFiber((fiber) => table.restore(snapshot, fiber))
+            restore: (snapshot) => onFiber((fiber) => table.restore(snapshot, fiber)),
+            reconfigure: (options) =>
+              Effect.flatMap(resolve("CircuitBreaker.reconfigure", options), (config) =>
+                onFiber((fiber) =>
+                  table.reconfigure(config, boundsOf("CircuitBreaker.reconfigure", options), fiber)
+                ))
           }
         )
       )
     }))
+
+const boundsOf = (where: string, { idleTimeToLive = "10 minutes", maxKeys = 10_000 }: KeyedOptions): Bounds => ({
+  maxKeys: Options.integer(where, "maxKeys", maxKeys, 1),
+  idleMillis: Options.millis(where, "idleTimeToLive", idleTimeToLive)
+})
 
 const keyOf = (call: CallContext.CallContext): string => call.key ?? call.name
 

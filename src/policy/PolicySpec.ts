@@ -114,7 +114,10 @@ export interface Bindings {
   readonly conditions?: Readonly<Record<string, (error: unknown, call: CallContext.CallContext) => boolean>> | undefined
   /** For `fallback.use`: another call, or an answer computed from the error. */
   readonly fallbacks?: Readonly<Record<string, Substitute>> | undefined
-  /** For `cache.key`: which calls are the same; `undefined` for one that is like no other. */
+  /**
+   * For `cache.key`: which calls are the same; `undefined` for one that is like no other. For `circuitBreaker.keyed`: which
+   * calls share a circuit; `undefined` for what they share by default.
+   */
   readonly keys?: Readonly<Record<string, (call: CallContext.CallContext) => string | undefined>> | undefined
 }
 
@@ -161,10 +164,13 @@ export const options = (
       resolved.hedge = { ...hedge, idempotent: spec.idempotent !== undefined && spec.idempotent !== false }
     }
     if (circuitBreaker !== undefined) {
-      const stated = circuitBreaker === false ? undefined : circuitBreaker.openFor
+      const { keyed = undefined, openFor: stated = undefined } = circuitBreaker === false ? {} : circuitBreaker
       resolved.circuitBreaker = circuitBreaker === false ? false : {
         ...circuitBreaker,
-        openFor: stated === undefined || Duration.isDuration(stated) ? stated : yield* scheduleOf(stated)
+        openFor: stated === undefined || Duration.isDuration(stated) ? stated : yield* scheduleOf(stated),
+        keyed: keyed?.key === undefined
+          ? keyed && { ...keyed, key: undefined }
+          : { ...keyed, key: yield* bound(bindings.keys, "keys", keyed.key) }
       }
     }
     return { ...resolved, rateLimiter, adaptiveThrottle, bulkhead, adaptiveLimiter, timeout }
@@ -208,6 +214,8 @@ export interface Slots {
   readonly rateLimiter?: RateLimiter.RateLimiter | undefined
   readonly adaptiveThrottle?: AdaptiveThrottle.AdaptiveThrottle | undefined
   readonly circuitBreaker?: CircuitBreaker.CircuitBreaker | undefined
+  /** In the place of `circuitBreaker`, where that is `keyed`. */
+  readonly keyedCircuitBreaker?: CircuitBreaker.KeyedCircuitBreaker | undefined
   readonly bulkhead?: Bulkhead.Bulkhead | undefined
   readonly adaptiveLimiter?: AdaptiveLimiter.AdaptiveLimiter | undefined
   readonly timeout?: Timeout.Timeout | undefined
@@ -313,10 +321,14 @@ const trusting = (
     predicates: { [retryIf]: () => false, ...predicates },
     classifiers: { [classify]: () => undefined, ...classifiers },
     conditions: { [String(fallback?.when)]: () => true, [cache?.negative?.when ?? ""]: () => true, ...conditions },
-    keys: { [cache?.key ?? ""]: () => undefined, ...keys },
+    keys: { [cache?.key ?? ""]: () => undefined, [keyNameOf(circuitBreaker) ?? ""]: () => undefined, ...keys },
     fallbacks: { [fallback?.use ?? ""]: () => Effect.void, ...fallbacks }
   }
 }
+
+/** The name of what a keyed breaker's keys are. */
+const keyNameOf = (circuitBreaker: Read["circuitBreaker"]): string | undefined =>
+  circuitBreaker === undefined || circuitBreaker === false ? undefined : circuitBreaker.keyed?.key
 
 /** `CircuitBreaker.make: jitter must be …` as a finding about `circuitBreaker.jitter`. */
 const refusal = ({ message }: SpecError): Lint.Finding => {
@@ -431,6 +443,7 @@ const assemble = (
       { change: (running) => running.reconfigure({ ...wanted }) }
     )
     const keepsBudget = budget === old.budget
+    const breaker = stated.circuitBreaker === false ? undefined : stated.circuitBreaker
     const slots: Slots = {
       fallback: spec.fallback === undefined ? undefined : yield* replace(
         old.fallback,
@@ -472,10 +485,22 @@ const assemble = (
         (options) => StackOptions.simple.adaptiveThrottle(name, options),
         (running, options) => running.reconfigure(options)
       ),
-      circuitBreaker: yield* slot(
+      circuitBreaker: breaker?.keyed !== undefined ? undefined : yield* slot(
         "circuitBreaker",
         (options) => StackOptions.circuitBreaker(name, options),
         (running, options) => running.reconfigure(StackOptions.breakerOptions(options))
+      ),
+      keyedCircuitBreaker: breaker?.keyed === undefined ? undefined : yield* replace(
+        old.keyedCircuitBreaker,
+        isSame("circuitBreaker"),
+        StackOptions.keyedCircuitBreaker(name, breaker),
+        {
+          // Circuits are by key: by another one they would be somebody else's.
+          change: (running) =>
+            keyNameOf(former?.spec.circuitBreaker) === keyNameOf(spec.circuitBreaker)
+              ? running.reconfigure(StackOptions.breakerOptions(breaker))
+              : undefined
+        }
       ),
       bulkhead: yield* slot(
         "bulkhead",
@@ -490,7 +515,8 @@ const assemble = (
       timeout: yield* slot("timeout", (options) => StackOptions.simple.timeout(name, options))
     }
     // Whether it substitutes, the overloads of `compile` know.
-    const stack = Policy.stack(slots) as unknown as Policy.Policy<StackError>
+    const circuitBreaker = slots.circuitBreaker ?? slots.keyedCircuitBreaker
+    const stack = Policy.stack({ ...slots, circuitBreaker }) as unknown as Policy.Policy<StackError>
     const { deadline, idempotent } = spec
     const compiled = Policy.make<StackError, never, "stack", Pick<Compiled, "spec" | "slots">>(
       {

@@ -45,7 +45,12 @@ export type HedgeSlot = Omit<Hedge.HedgeOptions, "name" | "budget">
 
 export interface CircuitBreakerSlot extends Omit<CircuitBreaker.CircuitBreakerOptions, "name" | "openFor"> {
   readonly openFor?: CircuitBreaker.CircuitBreakerOptions["openFor"] | BackoffOptions
+  /** A circuit per key, by default per method, instead of one for all calls. */
+  readonly keyed?: KeyedSlot | undefined
 }
+
+/** What the keys are, and how many circuits are kept. */
+export type KeyedSlot = Pick<CircuitBreaker.KeyedOptions, "key" | "maxKeys" | "idleTimeToLive">
 
 /** The slots, outermost first. */
 export interface StackOptions {
@@ -104,13 +109,18 @@ export const hedge = (
 ): Effect.Effect<Hedge.Hedge> => Hedge.make({ ...slot, budget, name })
 
 /** A breaker's options, its backoff made a Schedule. Throws a `RangeError` on what a backoff's constructor refuses. */
-export const breakerOptions = (slot: CircuitBreakerSlot): CircuitBreaker.CircuitBreakerOptions => ({
-  ...slot,
-  openFor: scheduleOf(slot.openFor)
-})
+export const breakerOptions = (
+  { keyed, openFor, ...slot }: CircuitBreakerSlot
+): Omit<CircuitBreaker.KeyedOptions, "name"> => ({ ...slot, ...keyed, openFor: scheduleOf(openFor) })
 
 export const circuitBreaker = (name: string, slot: CircuitBreakerSlot): Effect.Effect<CircuitBreaker.CircuitBreaker> =>
   Effect.suspend(() => CircuitBreaker.make({ ...breakerOptions(slot), name }))
+
+export const keyedCircuitBreaker = (
+  name: string,
+  slot: CircuitBreakerSlot
+): Effect.Effect<CircuitBreaker.KeyedCircuitBreaker> =>
+  Effect.suspend(() => CircuitBreaker.keyed({ ...breakerOptions(slot), name }))
 
 /** The slots that are made from their options alone. */
 export const simple = {

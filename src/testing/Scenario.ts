@@ -74,10 +74,11 @@ export type Step =
     /** Interrupts the call this long after it was made, if it is still there. */
     readonly interruptAfter?: Time | undefined
   }
-  /** The circuit breaker is forced: `isolate` until `release`. */
+  /** The circuit breaker is forced: `isolate` until `release`. Of a keyed one the circuit of a key, by default `"call"`. */
   | {
     readonly at: Time
     readonly circuit: "isolate" | "release" | "forceOpen" | "disable" | "metricsOnly" | "normal"
+    readonly key?: string | undefined
   }
   | { readonly at: Time; readonly reload: unknown }
 
@@ -96,11 +97,11 @@ export interface Call {
 export interface Result {
   /** In the order in which they were made. */
   readonly calls: ReadonlyArray<Call>
-  /** `"Closed>Open"` and so on, with when and why. */
+  /** `"Closed>Open"` and so on, with when and why. Of which circuit of a keyed breaker, `events` say. */
   readonly transitions: ReadonlyArray<{ readonly at: number; readonly change: string; readonly why: string }>
   /** Every event, in order. */
   readonly events: ReadonlyArray<CallEvent.CallEvent>
-  /** The state of the circuit breaker at the end, where there is one. */
+  /** The state of the circuit breaker at the end, where there is one and it is not keyed. */
   readonly circuit: string | undefined
   /** Live timers at the end: 0 unless calls are pending. */
   readonly timers: number
@@ -143,7 +144,7 @@ interface Calls {
   readonly interruptAfterMillis: number | undefined
 }
 type Switches = keyof typeof modes | "isolate" | "release"
-type Instruction = Calls | { readonly at: number; readonly circuit: Switches } | {
+type Instruction = Calls | { readonly at: number; readonly circuit: Switches; readonly key: string } | {
   readonly at: number
   readonly reload: unknown
 }
@@ -179,7 +180,7 @@ const read = (script: ReadonlyArray<Step>): ReadonlyArray<Instruction> => {
     }
     if ("circuit" in step) {
       Options.check(switches.includes(step.circuit), where, "circuit", `one of ${switches.join(", ")}`, step.circuit)
-      return { at, circuit: step.circuit }
+      return { at, circuit: step.circuit, key: step.key ?? CallContext.empty.name }
     }
     Options.check("reload" in step, where, "step", "a call, a circuit or a reload", JSON.stringify(step))
     return { at, reload: step.reload }
@@ -263,8 +264,9 @@ export const run = (
       }
     })
 
-    const force = Effect.fnUntraced(function*(what: Switches) {
-      const { circuitBreaker } = (yield* policy.current).slots
+    const force = Effect.fnUntraced(function*(what: Switches, key: string) {
+      const { slots } = yield* policy.current
+      const circuitBreaker = slots.circuitBreaker ?? slots.keyedCircuitBreaker?.controls(key)
       if (circuitBreaker === undefined) {
         throw Options.invalid(where, "circuit", "used with a spec that has a circuitBreaker", what)
       }
@@ -283,7 +285,7 @@ export const run = (
       const elapsed = yield* now
       if (step.at > elapsed) yield* TestClock.adjust(step.at - elapsed)
       if ("answers" in step) { for (let i = 0; i < step.times; i++) yield* make(step) }
-      else if ("circuit" in step) yield* force(step.circuit)
+      else if ("circuit" in step) yield* force(step.circuit, step.key)
       else yield* Effect.ignore(policy.reload(step.reload))
     }
     const last = yield* now

@@ -507,6 +507,25 @@ describe("Client", () => {
     )
 
     test(
+      "have a circuit per method at each endpoint, where the breaker is keyed",
+      Effect.gen(function*() {
+        const failed = response(Frame.Status.remote, "{}")
+        const nothing = response(Frame.Status.ok, "null")
+        const [atA, atB] = [yield* counting(a, [failed, nothing]), yield* counting(b, [failed, ok])]
+        const { UserService: { Get, Ping } } = yield* clientOf(
+          { circuitBreaker: { consecutiveFailures: 1, keyed: {} }, retry: false, timeout: false },
+          { target: "pair" }
+        )
+        assert.strictEqual(yield* told(Get({ id: 1 })), "Remote maybe")
+        assert.strictEqual(yield* told(Get({ id: 1 })), "Remote maybe")
+        assert.deepStrictEqual([atA.seen.length, atB.seen.length], [1, 1])
+        assert.strictEqual(yield* told(Get({ id: 1 })), "CircuitOpen no")
+        yield* Ping()
+        assert.deepStrictEqual(atA.seen.length + atB.seen.length, 3)
+      })
+    )
+
+    test(
       "are offered to another endpoint when the first rejects locally",
       Effect.gen(function*() {
         const [atA, atB] = [yield* counting(a, [undefined]), yield* counting(b, [undefined])]

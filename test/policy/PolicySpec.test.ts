@@ -324,7 +324,11 @@ describe("PolicySpec, compiling", () => {
   it.effect("lints, with what a constructor refuses, and takes names on trust", () =>
     Effect.gen(function*() {
       assert.deepStrictEqual(
-        yield* PolicySpec.lint({ timeout: "1 s", retry: { backoff: { schedule: "whatever" }, classify: "whatever" } }),
+        yield* PolicySpec.lint({
+          timeout: "1 s",
+          retry: { backoff: { schedule: "whatever" }, classify: "whatever" },
+          circuitBreaker: { keyed: { key: "whatever" } }
+        }),
         []
       )
       const [finding] = yield* PolicySpec.lint({ timeout: "1 s", rateLimiter: { limit: 5, burst: 3 } })
@@ -753,6 +757,57 @@ describe("PolicySpec, reload", () => {
       ])
       assert.deepStrictEqual(results(result), ["CircuitOpen", "ok"])
       assert.deepStrictEqual(result.transitions.map(({ change }) => change), ["Closed>ForcedOpen", "ForcedOpen>Closed"])
+    }))
+
+  it.effect("keeps each circuit of a keyed breaker, while the keys are the same", () =>
+    Effect.gen(function*() {
+      const keyed = (circuitBreaker: NonNullable<Exclude<PolicySpec.PolicySpec["circuitBreaker"], false>>) => ({
+        timeout: "1 s",
+        circuitBreaker: {
+          consecutiveFailures: 1,
+          openFor: "10 s",
+          jitter: 0,
+          halfOpen: { probes: 1 },
+          ...circuitBreaker
+        }
+      })
+      const of = (at: number, key: string, call: Scenario.Behaviour): Scenario.Step => ({ at, call, context: { key } })
+      const byShard = { bindings: { keys: { shard: (call: CallContext.CallContext) => call.key?.slice(0, 1) } } }
+      const result = yield* Scenario.run(keyed({ keyed: {} }), [
+        of(0, "a1", "fail"),
+        { at: 1, circuit: "isolate", key: "b" },
+        { at: 2, reload: keyed({ keyed: { maxKeys: 3 }, openFor: "1 s" }) },
+        of(3, "a1", "succeed"),
+        of(3, "b", "succeed"),
+        of(3, "a2", "fail"),
+        of(1003, "a2", "succeed"),
+        { at: 1004, circuit: "release" },
+        of(1005, "b", "succeed"),
+        of(10_000, "a1", "fail"),
+        { at: 10_001, reload: keyed({ keyed: { key: "shard" } }) },
+        of(10_002, "a1", "fail"),
+        of(10_003, "a2", "succeed"),
+        { at: 10_004, reload: keyed({}) },
+        of(10_005, "a2", "succeed"),
+        { at: 10_006, reload: keyed({ keyed: { maxKeys: 0 } }) },
+        { at: 10_006, reload: keyed({ keyed: { key: "tenant" } }) },
+        of(10_007, "a2", "succeed")
+      ], byShard)
+      assert.deepStrictEqual(results(result), [
+        "failed",
+        "CircuitOpen",
+        "CircuitOpen",
+        "failed",
+        "ok",
+        "ok",
+        // The last opening of this circuit was as long as the first spec said.
+        "failed",
+        "failed",
+        "CircuitOpen",
+        "ok",
+        "ok"
+      ])
+      assert.strictEqual(result.circuit, "Closed")
     }))
 
   it.effect("resizes a bulkhead with calls in flight, its queue too", () =>

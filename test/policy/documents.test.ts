@@ -17,7 +17,8 @@ const specs = [...page.matchAll(/<!-- spec -->\n```yaml\n([\s\S]*?)```/g)].map((
 const bindings: PolicySpec.Bindings = {
   schedules: { businessHours: Schedule.jittered(Schedule.spaced("200 millis")) },
   predicates: { isIncomplete: () => false },
-  classifiers: { ofVendor: () => undefined }
+  classifiers: { ofVendor: () => undefined },
+  keys: { shard: () => undefined }
 }
 
 describe("docs/policies.md", () => {

@@ -30,13 +30,18 @@ export interface Change {
   readonly state: State
 }
 
+/** How many circuits are kept, and for how long one that nobody uses. */
+export interface Bounds {
+  readonly maxKeys: number
+  readonly idleMillis: number
+}
+
 export class Table {
   readonly clock: Clock.Clock
   readonly listeners = new Set<Listener<Change>>()
   readonly tally: Tally = { failed: 0 }
-  private readonly config: Config
-  private readonly maxKeys: number
-  private readonly idleMillis: number
+  private config: Config
+  private bounds: Bounds
   private readonly entries = new Map<string, Entry>()
   private readonly calm: Lru.Lru<Entry> = Lru.make()
   private readonly held: Lru.Lru<Entry> = Lru.make()
@@ -44,11 +49,18 @@ export class Table {
   private shared: Breaker | undefined
   private sharing = false
 
-  constructor(config: Config, fiber: Fiber.Fiber<unknown, unknown>, maxKeys: number, idleMillis: number) {
+  constructor(config: Config, fiber: Fiber.Fiber<unknown, unknown>, bounds: Bounds) {
     this.config = config
     this.clock = fiber.getRef(Clock.Clock)
-    this.maxKeys = maxKeys
-    this.idleMillis = idleMillis
+    this.bounds = bounds
+  }
+
+  /** Goes on by another configuration, each circuit where it stands. */
+  reconfigure(config: Config, bounds: Bounds, fiber: Fiber.Fiber<unknown, unknown>): void {
+    this.config = { ...config, name: this.config.name }
+    this.bounds = bounds
+    for (const { breaker } of this.entries.values()) breaker.reconfigure(this.config, fiber)
+    this.shared?.reconfigure(this.config, fiber)
   }
 
   /** The circuit for a call. */
@@ -73,7 +85,7 @@ export class Table {
 
   /** Evicts Closed circuits until there is room for one more; whether there is. More than one where operators held more. */
   private makeRoom(): boolean {
-    while (this.entries.size >= this.maxKeys) {
+    while (this.entries.size >= this.bounds.maxKeys) {
       const { oldest } = this.calm
       if (oldest === undefined) return false
       this.forget(oldest)
@@ -99,7 +111,9 @@ export class Table {
 
   restore(snapshot: Readonly<Record<string, Snapshot>>, fiber: Fiber.Fiber<unknown, unknown>): void {
     for (const [key, circuit] of Object.entries(snapshot)) {
-      if (this.entries.has(key) || this.entries.size < this.maxKeys) this.keep(key, fiber).restore(circuit, fiber)
+      if (this.entries.has(key) || this.entries.size < this.bounds.maxKeys) {
+        this.keep(key, fiber).restore(circuit, fiber)
+      }
     }
   }
 
@@ -125,7 +139,7 @@ export class Table {
     const { name } = this.config
     if (!this.sharing) {
       this.sharing = true
-      const why = `none of ${this.maxKeys} circuits is closed: further keys share one`
+      const why = `none of ${this.bounds.maxKeys} circuits is closed: further keys share one`
       CallEvent.receiverOf(fiber)?.event({ _tag: "Warning", policy: name, why, atMillis: now })
     }
     const moved = (state: State) => tell(this.listeners, { key: "*", state })
@@ -145,6 +159,6 @@ export class Table {
     if (Circuit.isOverride(circuit)) return Lru.touch(oldest)
     oldest.idleSince ??= now
     const calmSince = circuit._tag === "Open" ? Math.max(oldest.idleSince, circuit.until) : oldest.idleSince
-    if (now >= calmSince + this.idleMillis) this.forget(oldest)
+    if (now >= calmSince + this.bounds.idleMillis) this.forget(oldest)
   }
 }
