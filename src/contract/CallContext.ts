@@ -12,11 +12,13 @@ import { type Criticality, defaultCriticality } from "./Criticality.ts"
 import * as Deadline from "./Deadline.ts"
 import type { Outcome } from "./Outcome.ts"
 
-/** W3C trace context: 32 and 16 hex digits. */
+/** W3C trace context: ids of 32 and 16 hex digits. */
 export interface TraceContext {
   readonly traceId: string
   readonly spanId: string
   readonly sampled: boolean
+  /** `tracestate`: what tracing systems pass on besides. */
+  readonly state?: string | undefined
 }
 
 export interface CallContext {

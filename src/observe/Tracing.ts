@@ -43,6 +43,7 @@ import * as Address from "./internal/traceAddress.ts"
 import { Circuits } from "./internal/traceCircuits.ts"
 import * as Events from "./internal/traceEvents.ts"
 import * as Names from "./internal/traceNames.ts"
+import * as State from "./internal/traceState.ts"
 import * as Status from "./internal/traceStatus.ts"
 
 /** The spans: name, kind, what each stands for and carries. */
@@ -139,7 +140,7 @@ const receiver = (sampleRatio: number, circuits: Circuits): CallEvent.Receiver =
         const parent = parentOf(fiber, call)
         if (parent === undefined ? draw(fiber) : parent.sampled) return tracedHandler(fiber, self, call, peer, parent)
         // The handler's own spans and calls must find a parent that says no.
-        return Effect.provideService(self, Tracer.ParentSpan, Tracer.externalSpan(parent ?? dropped()))
+        return Effect.provideService(self, Tracer.ParentSpan, asSpan(parent ?? dropped()))
       })
   }
 }
@@ -234,7 +235,7 @@ const start = (
   const span = (fiber.cache.tracer ?? Tracer.nativeTracer).span({
     name: name.replace(Names.method, () => call.name),
     kind,
-    parent: parent === undefined ? Option.none() : Option.some(isSpan(parent) ? parent : Tracer.externalSpan(parent)),
+    parent: parent === undefined ? Option.none() : Option.some(asSpan(parent)),
     annotations: Context.empty(),
     links: fiber.getRef(References.TracerSpanLinks).slice(),
     startTime: nanosOf(fiber),
@@ -297,6 +298,8 @@ const micros = (millis: number): number => Math.round(millis * 1000) / 1000
 
 const isSpan = (parent: CallContext.TraceContext): parent is Tracer.AnySpan => "_tag" in parent
 
+const asSpan = (parent: CallContext.TraceContext): Tracer.AnySpan => isSpan(parent) ? parent : State.parent(parent)
+
 /** The span that surrounds a fiber, or else the one the call came with. */
 const parentOf = (fiber: AnyFiber, call: CallContext.CallContext): CallContext.TraceContext | undefined =>
   propagated(fiber.cache.span) ?? call.trace
@@ -310,11 +313,11 @@ const propagated = (span: Tracer.AnySpan | undefined): Tracer.AnySpan | undefine
   return at
 }
 
-const traceOf = ({ sampled, spanId, traceId }: CallContext.TraceContext): CallContext.TraceContext => ({
-  traceId,
-  spanId,
-  sampled
-})
+const traceOf = (parent: CallContext.TraceContext): CallContext.TraceContext => {
+  const { sampled, spanId, traceId } = parent
+  const state = isSpan(parent) ? State.of(parent) : parent.state
+  return state === undefined ? { traceId, spanId, sampled } : { traceId, spanId, sampled, state }
+}
 
 /** What travels of a call that our sampler left out: the decision, under ids made as Effect makes a span's. */
 const dropped = (): CallContext.TraceContext => ({ traceId: Hex.random(32), spanId: Hex.random(16), sampled: false })

@@ -41,6 +41,7 @@ import type { ConnectError, ListeningStats, Peer, Serve } from "../transport/Tra
 import { Transport } from "../transport/Transport.ts"
 import * as BodyCodec from "../wire/BodyCodec.ts"
 import type * as Frame from "../wire/Frame.ts"
+import * as TraceState from "../wire/TraceState.ts"
 import * as Answer from "./internal/answer.ts"
 
 export interface ServerOptions {
@@ -308,7 +309,7 @@ const callOf = (request: Frame.Request): CallContext.CallContext => ({
   deadline: request.deadline,
   attempt: request.attempt,
   hedge: request.hedge,
-  trace: request.trace,
+  trace: TraceState.received(request),
   headers: request.headers
 })
 

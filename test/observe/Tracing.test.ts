@@ -1,7 +1,8 @@
+import * as OtelTracer from "@effect/opentelemetry/OtelTracer"
 import { assert, describe, it } from "@effect/vitest"
-import { SpanStatusCode } from "@opentelemetry/api"
+import { createTraceState, SpanStatusCode, trace, TraceFlags } from "@opentelemetry/api"
 import { InMemoryLogRecordExporter, SimpleLogRecordProcessor } from "@opentelemetry/sdk-logs"
-import { AlwaysOffSampler, type ReadableSpan } from "@opentelemetry/sdk-trace-base"
+import { AlwaysOffSampler, type ReadableSpan, type Sampler, SamplingDecision } from "@opentelemetry/sdk-trace-base"
 import { Context, Effect, Exit, Fiber, Layer, Metric, Option, Random, References, Tracer } from "effect"
 import { HttpClient, HttpClientResponse } from "effect/http"
 import { TestClock } from "effect/testing"
@@ -438,6 +439,56 @@ describe("Tracing", () => {
       const no = yield* seen(false)
       assert.deepStrictEqual(no.traces, [{ ...trace, sampled: false }])
       assert.lengthOf(no.spans, 1)
+    }))
+
+  it.effect("passes on the tracestate of whoever calls, through the spans of both sides", () =>
+    Effect.gen(function*() {
+      const state = "vendor=1,other@system=a b"
+      const caller = OtelTracer.makeExternalSpan({
+        traceId: "1".repeat(32),
+        spanId: "2".repeat(16),
+        traceFlags: TraceFlags.SAMPLED,
+        traceState: state
+      })
+      const { spans } = yield* recorded(once, (buy) => Effect.withParentSpan(buy(["inner"]), caller))
+      assert.deepStrictEqual(spans.map((span) => span.spanContext().traceState?.serialize()), Array(4).fill(state))
+    }))
+
+  it.effect("passes on what a sampler of the SDK has put into the tracestate", () =>
+    Effect.gen(function*() {
+      const sampler: Sampler = {
+        shouldSample: (context) => ({
+          decision: SamplingDecision.RECORD_AND_SAMPLED,
+          traceState: (trace.getSpanContext(context)?.traceState ?? createTraceState("first=1")).set("seen", "yes")
+        }),
+        toString: () => "Marking"
+      }
+      const { handlers } = yield* recorded(once, (buy) => buy(["ok"]), {}, sdk({ tracerConfig: { sampler } }))
+      assert.strictEqual(handlers[0]!.spanContext().traceState?.serialize(), "seen=yes,first=1")
+    }))
+
+  it.effect("passes on the tracestate where it makes no span, and where the tracer knows nothing of it", () =>
+    Effect.gen(function*() {
+      const caller = { traceId: "1".repeat(32), spanId: "2".repeat(16), state: "vendor=1" }
+      const states = (sampled: boolean) =>
+        Effect.map(
+          received((buy) => CallContext.annotate(buy, { trace: { ...caller, sampled } })),
+          ({ traces }) => traces.map((trace) => trace?.state)
+        )
+      assert.deepStrictEqual(yield* states(true), ["vendor=1"])
+      assert.deepStrictEqual(yield* states(false), ["vendor=1"])
+    }))
+
+  it.effect("has what a handler calls carry the tracestate on, sampled or not", () =>
+    Effect.gen(function*() {
+      const around = (yield* Tracing.make()).aroundHandler!
+      const next = (sampled: boolean) => {
+        const trace = { traceId: "1".repeat(32), spanId: "2".repeat(16), sampled, state: "vendor=1" }
+        const calling = Effect.map(received((buy) => buy), ({ traces }) => traces.map((trace) => trace?.state))
+        return around(calling, { ...CallContext.empty, trace }, "memory")
+      }
+      assert.deepStrictEqual(yield* next(true), ["vendor=1"])
+      assert.deepStrictEqual(yield* next(false), ["vendor=1"])
     }))
 
   it.effect("tells of circuits, budgets and queues on the call's span", () =>

@@ -1,7 +1,9 @@
 /** What a trace is made of: the lists in the code, what the code makes, the conventions, and the document. */
+import * as OtelTracer from "@effect/opentelemetry/OtelTracer"
 import { assert, describe, it } from "@effect/vitest"
+import { createTraceState } from "@opentelemetry/api"
 import * as Conventions from "@opentelemetry/semantic-conventions/incubating"
-import { Effect, Fiber, Layer, Tracer } from "effect"
+import { Context, Effect, Fiber, Layer, Tracer } from "effect"
 import * as Fs from "node:fs"
 import * as Path from "node:path"
 import * as CallContext from "../../src/contract/CallContext.ts"
@@ -10,6 +12,7 @@ import * as CallEvent from "../../src/contract/CallEvent.ts"
 import * as Interruption from "../../src/contract/Interruption.ts"
 import * as Address from "../../src/observe/internal/traceAddress.ts"
 import { Circuits } from "../../src/observe/internal/traceCircuits.ts"
+import * as State from "../../src/observe/internal/traceState.ts"
 import * as Observe from "../../src/observe/Observe.ts"
 import * as Tracing from "../../src/observe/Tracing.ts"
 
@@ -123,6 +126,23 @@ describe("the names in a trace", () => {
       standard.filter((name) => name.startsWith("rpc.")),
       [Conventions.ATTR_RPC_SYSTEM_NAME, Conventions.ATTR_RPC_METHOD, Conventions.ATTR_RPC_STATUS_CODE]
     )
+  })
+
+  it("of the annotation for a tracestate is that of @effect/opentelemetry", () => {
+    assert.strictEqual(State.Annotation.key, OtelTracer.OtelTraceState.key)
+    const text = "a=1,b=2"
+    const state = Context.getUnsafe(
+      State.parent({ traceId: "1", spanId: "2", sampled: true, state: text }).annotations,
+      State.Annotation
+    )
+    const theirs = createTraceState(text)
+    for (const one of [state, theirs]) {
+      assert.strictEqual(one.serialize(), text)
+      assert.deepStrictEqual([one.get("b"), one.get("c")], ["2", undefined])
+      assert.strictEqual(one.set("c", "3").serialize(), "c=3,a=1,b=2")
+      assert.strictEqual(one.set("b", "3").serialize(), "b=3,a=1")
+      assert.strictEqual(one.unset("a").serialize(), "b=2")
+    }
   })
 
   it("are in the document, word for word", () => {

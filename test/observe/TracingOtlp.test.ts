@@ -1,5 +1,7 @@
+import * as OtelTracer from "@effect/opentelemetry/OtelTracer"
 import { assert, describe, it } from "@effect/vitest"
-import { Effect, Layer, References } from "effect"
+import { TraceFlags } from "@opentelemetry/api"
+import { Effect, identity, Layer, References, Tracer } from "effect"
 import * as Discovery from "../../src/balancer/Discovery.ts"
 import * as Client from "../../src/client/Client.ts"
 import * as Server from "../../src/server/Server.ts"
@@ -12,7 +14,10 @@ import { handlers, Shop } from "../support/shop.ts"
 type Tracing = (serviceName: string, collector: string) => Layer.Layer<any>
 
 /** A client and a server with a socket between them, each with its own exporter, and what arrives at the collector. */
-const exported = (tracing: Tracing) =>
+const exported = (
+  tracing: Tracing,
+  around: <A, E, R>(self: Effect.Effect<A, E, R>) => Effect.Effect<A, E, R> = identity
+) =>
   Effect.gen(function*() {
     const { contentTypes, spans, url } = yield* collector
     yield* Effect.gen(function*() {
@@ -27,7 +32,8 @@ const exported = (tracing: Tracing) =>
           retry: { attempts: 3, budget: false, backoff: { kind: "constant", base: "20 millis", jitter: "none" } }
         }
       }).pipe(Effect.provide(Discovery.layerStatic({ shop: [server.address] })))
-      yield* Effect.provideContext(client.Shop.Buy({ steps: ["down", "overloaded", "inner"] }), front)
+      const buy = client.Shop.Buy({ steps: ["down", "overloaded", "inner"] })
+      yield* Effect.provideContext(around(buy), front)
       // What is not flushed yet is when the scope closes.
     }).pipe(Effect.scoped, Effect.provide(Tcp.layer()), Effect.provideService(References.MinimumLogLevel, "None"))
     return { contentTypes: [...contentTypes], spans }
@@ -91,5 +97,20 @@ describe("Tracing over OTLP", () => {
       const { contentTypes, spans } = yield* exported(Otel.tracing)
       assert.deepStrictEqual(contentTypes, ["application/json"])
       check(spans)
+    }))
+
+  it.live("has the tracestate of whoever calls, on both sides of a socket", () =>
+    Effect.gen(function*() {
+      const caller = OtelTracer.makeExternalSpan({
+        traceId: "1".repeat(32),
+        spanId: "2".repeat(16),
+        traceFlags: TraceFlags.SAMPLED,
+        traceState: "vendor=1,other=2"
+      })
+      const { spans } = yield* exported(Otel.tracing, Effect.provideService(Tracer.ParentSpan, caller))
+      assert.deepStrictEqual(
+        spans.map(({ service, traceState }) => `${service} ${traceState}`).toSorted(),
+        [...Array(4).fill("back vendor=1,other=2"), ...Array(4).fill("front vendor=1,other=2")]
+      )
     }))
 })

@@ -23,6 +23,7 @@ interface Encoded {
         readonly name: string
         readonly kind: number
         readonly traceId: string | Uint8Array
+        readonly traceState?: string
         readonly spanId: string | Uint8Array
         readonly parentSpanId?: string | Uint8Array
         readonly startTimeUnixNano: unknown
@@ -42,6 +43,7 @@ export interface Collected {
   /** 2 is a server's, 3 a client's. */
   readonly kind: number
   readonly traceId: string
+  readonly traceState: string
   readonly spanId: string
   readonly parentSpanId: string
   readonly startNanos: bigint
@@ -86,6 +88,7 @@ const collected = ({ resourceSpans }: Encoded): ReadonlyArray<Collected> =>
       name: span.name,
       kind: span.kind,
       traceId: hex(span.traceId),
+      traceState: span.traceState ?? "",
       spanId: hex(span.spanId),
       parentSpanId: hex(span.parentSpanId),
       startNanos: BigInt(String(span.startTimeUnixNano)),

@@ -24,6 +24,7 @@ import * as Timeout from "../../policy/Timeout.ts"
 import type { Expiry, Session } from "../../transport/Transport.ts"
 import type * as BodyCodec from "../../wire/BodyCodec.ts"
 import type * as Frame from "../../wire/Frame.ts"
+import * as TraceState from "../../wire/TraceState.ts"
 import type * as ClientStack from "../ClientStack.ts"
 import * as Observed from "./observed.ts"
 import * as Reply from "./reply.ts"
@@ -287,7 +288,7 @@ class Attempt implements Expiry<CallError.CallError> {
       criticality: call.criticality,
       idempotencyKey: call.idempotencyKey,
       trace,
-      headers: call.headers
+      headers: TraceState.carried(call.headers, trace)
     }
     // For a guard outside; without one the session's own expiry says it.
     if (callable.stack.queues || CallEvent.mayWait(receiver)) Timeout.begun(fiber)
