@@ -603,6 +603,16 @@ describe("Tracing", () => {
         "holdfast.endpoint": "http://shop.test"
       })
       assert.strictEqual(call!.attributes.get("holdfast.attempts"), 2)
+      const status = ["http.response.status_code", "rpc.status_code", "error.type"]
+      assert.deepStrictEqual([call, first, second].map((span) => status.map((name) => span!.attributes.get(name))), [
+        [200, "OK", undefined],
+        [503, "503", "503"],
+        [200, "OK", undefined]
+      ])
+      assert.deepStrictEqual(
+        [call, first, second].map(({ status }: any) => Exit.isFailure(status.exit)),
+        [false, true, false]
+      )
       assert.deepStrictEqual(
         headers,
         [firstSent, secondSent].map((span) => `00-${span!.traceId}-${span!.spanId}-01`)

@@ -4,6 +4,7 @@ import { assert, describe, it } from "@effect/vitest"
 import { createTraceState } from "@opentelemetry/api"
 import * as Conventions from "@opentelemetry/semantic-conventions/incubating"
 import { Context, Effect, Fiber, Layer, Tracer } from "effect"
+import { HttpClientRequest, HttpClientResponse } from "effect/http"
 import * as Fs from "node:fs"
 import * as Path from "node:path"
 import * as CallContext from "../../src/contract/CallContext.ts"
@@ -55,7 +56,9 @@ const untold: ReadonlyArray<CallEvent.CallEvent> = [
   { _tag: "Reloaded", ...told, accepted: true }
 ]
 
-/** A call with two attempts that fails in every way, and its handler, told of everything. */
+const response = HttpClientResponse.fromWeb(HttpClientRequest.get("http://shop.test"), new Response())
+
+/** A call with three attempts that fails in every way, and its handler, told of everything. */
 const everything = Effect.gen(function*() {
   const spans: Array<Tracer.NativeSpan> = []
   const tracer = Tracer.make({
@@ -79,10 +82,12 @@ const everything = Effect.gen(function*() {
       for (const event of [...each, ...untold]) receiver.event(event)
       yield* attempt(1, exhausted)
       yield* attempt(2, interrupted)
+      yield* attempt(3, Effect.succeed(response))
       return yield* exhausted
     })
     yield* ended(receiver.aroundCall!(calling, call))
     yield* ended(receiver.aroundCall!(interrupted, call))
+    yield* ended(receiver.aroundCall!(Effect.succeed(response), call))
     yield* ended(receiver.aroundHandler!(Effect.die(new TypeError("no")), call, "10.0.0.8:52114"))
     yield* ended(receiver.aroundHandler!(interrupted, call, "10.0.0.8:52114"))
   }).pipe(Effect.provide(Layer.merge(Observe.layer(Tracing.make()), Layer.succeed(Tracer.Tracer, tracer))))

@@ -26,14 +26,14 @@ const always = [
   "holdfast.deadline_ms",
   "holdfast.interrupted"
 ] as const
-const failed = ["holdfast.sent", "holdfast.last_error"] as const
+const client = ["http.response.status_code", "holdfast.sent", "holdfast.last_error"] as const
 
 export const spans = {
   call: {
     name: method,
     kind: "client",
     about: "one call, from its deadline guard to its answer, with all attempts and waits",
-    attributes: [...always, ...failed, "holdfast.attempts", "holdfast.retry_budget.balance"]
+    attributes: [...always, ...client, "holdfast.attempts", "holdfast.retry_budget.balance"]
   },
   attempt: {
     name: `${method} attempt`,
@@ -41,7 +41,7 @@ export const spans = {
     about: "one attempt at one endpoint, from its send to its answer; retries and hedges each",
     attributes: [
       ...always,
-      ...failed,
+      ...client,
       "server.address",
       "server.port",
       "network.transport",
@@ -68,7 +68,8 @@ export const attributes = {
   "rpc.method": "the method as the contract names it",
   "rpc.status_code": "`OK`, `Cancelled` for an interruption that is no error, or what `error.type` says",
   "error.type":
-    "the reason of a `CallError`, the code of another service, the tag of a domain error, the class of a defect",
+    "the reason of a `CallError`, the code of another service, the tag of a domain error, the class of a defect, an HTTP status from 400",
+  "http.response.status_code": "the status of the response, of a request behind `HttpPolicy`",
   "server.address": "the host of the endpoint, or its name in memory",
   "server.port": "the port of the endpoint",
   "network.transport": "`tcp`, where it is",

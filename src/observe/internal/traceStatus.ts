@@ -39,9 +39,24 @@ const ofReason = (reason: CallError.Reason): string => reason._tag === "Remote" 
 
 /** How the span of a call or an attempt ends. */
 export const ofClient = (exit: Exit.Exit<unknown, unknown>): Ending => {
-  if (Exit.isSuccess(exit)) return ok
+  if (Exit.isSuccess(exit)) return isResponse(exit.value) ? ofResponse(exit.value.status) : ok
   const failure = failureOf(exit.cause)
   return failure === undefined ? ofInterrupt(exit) : failed(failure, exit)
+}
+
+/** Effect's `HttpClientResponse`, by its mark: loading what defines it is for those who use it. */
+const isResponse = (value: unknown): value is { readonly status: number } =>
+  typeof value === "object" && value !== null && "~effect/http/HttpClientResponse" in value
+
+/** By the conventions for HTTP, a client's span is an error from 400 on. */
+const ofResponse = (status: number): Ending => {
+  const said = { "http.response.status_code": status }
+  return status < 400
+    ? { ...ok, attributes: { ...ok.attributes, ...said } }
+    : {
+      attributes: { ...answered(String(status), true).attributes, ...said },
+      exit: Exit.fail(`HTTP status ${status}`)
+    }
 }
 
 /** How the span of a handler ends. */
