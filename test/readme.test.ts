@@ -5,14 +5,16 @@
  * exist.
  */
 import { assert, describe, it } from "@effect/vitest"
-import { Effect, Fiber } from "effect"
+import { Effect, Fiber, Logger } from "effect"
 import { TestClock } from "effect/testing"
-import { CallError } from "holdfast"
+import { CallError, CircuitBreaker } from "holdfast"
+import { Dashboard } from "holdfast/dashboard"
 import * as Fs from "node:fs"
 import * as Path from "node:path"
 import { greeting } from "./example/client.ts"
 import { User, UserNotFound } from "./example/contract.ts"
 import { describe as describeUser } from "./example/errors.ts"
+import { observed } from "./example/observed.ts"
 import { makeGuard } from "./example/policy.ts"
 
 const root = Path.resolve(import.meta.dirname, "..")
@@ -56,6 +58,22 @@ describe("README", () => {
   it.live("calls two servers over TCP and gets the user's name", () =>
     Effect.gen(function*() {
       assert.strictEqual(yield* greeting, "Hello Ada")
+    }))
+
+  it.live("logs a circuit that opens, and shows the calls on the page and at /metrics", () =>
+    Effect.gen(function*() {
+      const lines: Array<unknown> = []
+      const logger = Logger.make<unknown, void>(({ message }) => lines.push(message))
+      yield* Effect.gen(function*() {
+        assert.strictEqual(yield* greeting, "Hello Ada")
+        const breaker = yield* CircuitBreaker.make({ name: "search" })
+        yield* breaker.isolate
+        const { url } = yield* Dashboard.Dashboard
+        const get = (path: string) => Effect.promise(() => fetch(`${url}${path}`).then((response) => response.text()))
+        assert.match(yield* get("metrics"), /^holdfast_calls_total\{.*method="UserService.GetUserInfo".*\} 1$/m)
+        assert.include(yield* get("holdfast/snapshot"), "UserService.GetUserInfo")
+      }).pipe(Effect.scoped, Effect.provide([observed(0), Logger.layer([logger])]))
+      assert.match(lines.join("\n"), /^search went from Closed to ForcedOpen: /m)
     }))
 
   it.effect("tells a page what became of a call", () =>

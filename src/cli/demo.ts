@@ -62,6 +62,11 @@ const config = {
     Flag.withDescription("A fault script: what goes wrong between both clients and the servers besides"),
     Flag.optional
   ),
+  log: Flag.String("log").pipe(
+    Flag.withMetavar("file"),
+    Flag.withDescription("Write what the resilient client logs: circuits that move, rejections, a spent budget"),
+    Flag.optional
+  ),
   report: Flag.String("report").pipe(
     Flag.withMetavar("file"),
     Flag.withDescription("Write one HTML page with tables and charts"),
@@ -72,7 +77,7 @@ const config = {
 export const demo = Command.make(
   "demo",
   config,
-  ({ dashboardPort, faults, json, noDashboard, report, ...rest }) =>
+  ({ dashboardPort, faults, json, log, noDashboard, report, ...rest }) =>
     Effect.gen(function*() {
       const script = Option.isNone(faults)
         ? undefined
@@ -82,6 +87,7 @@ export const demo = Command.make(
         faults: script,
         json: Option.getOrUndefined(json),
         report: Option.getOrUndefined(report),
+        log: Option.getOrUndefined(log),
         dashboard: noDashboard ? false : Option.getOrUndefined(dashboardPort)
       })
     }).pipe(

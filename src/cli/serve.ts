@@ -8,6 +8,7 @@ import * as Layer from "effect/Layer"
 import * as Option from "effect/Option"
 import * as Dashboard from "../dashboard/Dashboard.ts"
 import { handlers, UserService } from "../demo/UserService.ts"
+import * as Logging from "../observe/Logging.ts"
 import * as Metrics from "../observe/Metrics.ts"
 import * as Observe from "../observe/Observe.ts"
 import * as Snapshot from "../observe/Snapshot.ts"
@@ -36,11 +37,13 @@ const config = {
   )
 }
 
-/** Whoever looks at the server, and where it can be seen. */
+const logged = Observe.layer(Logging.make())
+
+/** Whoever looks at the server besides its log, and where it can be seen. */
 const watched = (port: number) => {
   const dashboard = Dashboard.layer({ port, routes: Metrics.layerHttp() })
   const observers = Observe.layer(Snapshot.make({ part: "server" }), Metrics.make())
-  return Layer.mergeAll(dashboard, observers).pipe(Layer.provide(Snapshot.layer))
+  return Layer.mergeAll(dashboard, observers).pipe(Layer.provide(Snapshot.layer), Layer.provideMerge(logged))
 }
 
 export const serve = Command.make("serve", config, ({ dashboardPort, grace, listen }) =>
@@ -60,7 +63,7 @@ export const serve = Command.make("serve", config, ({ dashboardPort, grace, list
   }).pipe(
     Effect.scoped,
     Effect.provide([handlers, Tcp.layer({ agent: "holdfast serve" })]),
-    Effect.provide(Option.match(dashboardPort, { onNone: () => Layer.empty, onSome: watched })),
+    Effect.provide(Option.match(dashboardPort, { onNone: () => logged, onSome: watched })),
     Effect.catch((error) =>
       Effect.andThen(
         Console.error(

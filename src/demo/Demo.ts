@@ -35,7 +35,7 @@ import * as Summary from "./Summary.ts"
 import { UserService } from "./UserService.ts"
 import * as Watch from "./Watch.ts"
 
-export interface Options {
+export interface Options extends Watch.Options {
   /** How long calls are made. */
   readonly seconds: number
   /** Calls per second through each client. */
@@ -46,8 +46,6 @@ export interface Options {
   readonly json: string | undefined
   /** Where the page goes. */
   readonly report: string | undefined
-  /** The dashboard's port, `undefined` for the default one; `false` for no dashboard. */
-  readonly dashboard: number | undefined | false
   /** What goes wrong between both clients and the servers besides, from when the clients are made. */
   readonly faults?: FaultScript.Script | undefined
 }
@@ -90,8 +88,8 @@ const sleepUntil = (atMillis: number) =>
 
 /** From the first process to the last answer. */
 const drive = Effect.fnUntraced(function*(options: Options) {
-  const { dashboard, rate, seconds, seed } = options
-  const watch = dashboard === false ? Watch.nobody : yield* Watch.make(dashboard)
+  const { rate, seconds, seed } = options
+  const watch = yield* Watch.make(options)
   for (const line of watch.lines) yield* Console.log(line)
   yield* Console.log(`starting ${servers} server processes`)
   const fleet = yield* Fleet.make(servers)

@@ -192,6 +192,15 @@ describe("holdfast serve", () => {
       assert.strictEqual(code, 3)
     }))
 
+  it("logs connections and refused requests on standard error when it is asked to", async () => {
+    const args = ["serve", "--listen", "tcp://127.0.0.1:0", "--log-level", "debug"]
+    const { match, stop } = await started(/^listening on (tcp:\S+)$/m, ...args)
+    await holdfast("call", match[1]!, "UserService.Nope")
+    const { err } = await stop("SIGTERM")
+    assert.match(err, /DEBUG .* server session with 127\.0\.0\.1:\d+ opened: accepted/)
+    assert.match(err, /DEBUG .* refused a request of 127\.0\.0\.1:\d+: unimplemented/)
+  })
+
   // The last test: it ends the server of the others.
   it("drains and exits with 0 on SIGTERM", async () => {
     const { code, out } = await server.stop("SIGTERM")

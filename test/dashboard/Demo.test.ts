@@ -6,6 +6,9 @@ import * as FetchHttpClient from "effect/http/FetchHttpClient"
 import * as HttpClient from "effect/http/HttpClient"
 import * as Schema from "effect/Schema"
 import * as Stream from "effect/Stream"
+import * as Fs from "node:fs"
+import * as Os from "node:os"
+import * as Path from "node:path"
 import * as Snapshot from "../../src/observe/Snapshot.ts"
 import { started } from "../cli/process.ts"
 
@@ -17,6 +20,11 @@ const demo = (pattern: RegExp, ...args: ReadonlyArray<string>) =>
   )
 
 const decode = Schema.decodeUnknownEffect(Schema.fromJsonString(Snapshot.Taken))
+
+const directory = Effect.acquireRelease(
+  Effect.sync(() => Fs.mkdtempSync(Path.join(Os.tmpdir(), "holdfast-"))),
+  (directory) => Effect.sync(() => Fs.rmSync(directory, { recursive: true }))
+)
 
 describe("the demo's dashboard", () => {
   it.live("is where the first lines say, and shows both clients; the resilient one's metrics are beside it", () =>
@@ -48,6 +56,16 @@ describe("the demo's dashboard", () => {
 
   it.live("is not there when it is not wanted", () =>
     Effect.asVoid(Effect.scoped(demo(/^starting 5 server processes\n/, "--no-dashboard"))))
+})
+
+describe("the demo's log", () => {
+  it.live("is the file it is told: what the resilient client has to say", () =>
+    Effect.gen(function*() {
+      const file = Path.join(yield* directory, "demo.log")
+      yield* Effect.scoped(demo(/^log {8}\S+\n[\s\S]*^ 0:0\d /m, "--no-dashboard", "--log", file))
+      const lines = Fs.readFileSync(file, "utf8").trimEnd().split("\n")
+      assert.lengthOf(lines.filter((line) => / level=INFO .* of users was added: discovery" /.test(line)), 5)
+    }).pipe(Effect.scoped))
 })
 
 describe("serve's dashboard", () => {

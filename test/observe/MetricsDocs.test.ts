@@ -1,9 +1,12 @@
 /** What docs/observability.md says of events, metrics and lines of log, against the code, both ways. */
 import { assert, describe, it } from "@effect/vitest"
+import { Console, Effect } from "effect"
 import * as Fs from "node:fs"
 import * as Path from "node:path"
 import type * as CallEvent from "../../src/contract/CallEvent.ts"
 import * as Metrics from "../../src/observe/Metrics.ts"
+import * as CircuitBreaker from "../../src/policy/CircuitBreaker.ts"
+import { logged } from "../example/observability/logging.ts"
 
 const root = Path.resolve(import.meta.dirname, "../..")
 const read = (path: string) => Fs.readFileSync(Path.join(root, path), "utf8")
@@ -69,14 +72,36 @@ describe("docs/observability.md", () => {
   it("names every annotation of a line of log, and no other", () => {
     const source = read("src/observe/Logging.ts").replaceAll(/\/\*[\s\S]*?\*\//g, "")
     const used = new Set([...source.matchAll(/"((?:holdfast|rpc)\.[a-z]+)"/g)].map((match) => match[1]!))
-    const named = new Set(quoted(chapters.get("Logging")!).filter((text) => /^(?:holdfast|rpc)\.[a-z]+$/.test(text)))
+    const prose = chapters.get("Logging")!.replaceAll(/^```[\s\S]*?^```$/gm, "")
+    const named = new Set(quoted(prose).filter((text) => /^(?:holdfast|rpc)\.[a-z]+$/.test(text)))
     assert.deepStrictEqual([...named].toSorted(), [...used].toSorted())
   })
 
-  it("quotes its example word for word", () => {
-    const [, file, block] = chapters.get("Metrics")!.match(/<!-- (\S+) -->\n```ts\n([\s\S]*?)```/)!
-    assert.strictEqual(block, read(file!))
+  it("quotes its examples word for word", () => {
+    for (const chapter of ["Metrics", "Logging"]) {
+      const [, file, block] = chapters.get(chapter)!.match(/<!-- (\S+) -->\n```ts\n([\s\S]*?)```/)!
+      assert.strictEqual(block, read(file!))
+    }
   })
+
+  it.effect("has an example that logs a circuit that opens, as JSON", () =>
+    Effect.gen(function*() {
+      const lines: Array<string> = []
+      const console = { ...globalThis.console, log: (line: string) => lines.push(line) }
+      yield* CircuitBreaker.make({ name: "search" }).pipe(
+        Effect.flatMap((breaker) => breaker.isolate),
+        Effect.scoped,
+        Effect.provide(logged),
+        Effect.provideService(Console.Console, console)
+      )
+      const { annotations, level } = JSON.parse(lines[0]!)
+      assert.strictEqual(level, "WARN")
+      assert.deepInclude(annotations, {
+        "holdfast.event": "Transition",
+        "holdfast.policy": "search",
+        "holdfast.to": "ForcedOpen"
+      })
+    }))
 })
 
 describe("the list of metrics", () => {
