@@ -3,7 +3,8 @@
  * `GET /holdfast/events` as server-sent events.
  *
  * The stream begins with an event `snapshot` and repeats it every interval, which
- * is its heartbeat; in between come `event`s as they happen, and `lost` with a
+ * is its heartbeat. Behind the first comes `earlier`, a list of what happened
+ * before, where there is any; in between come `event`s as they happen, and `lost` with a
  * count where the reader was too slow for some. It ends when the reader goes, and
  * with it everything that was kept for it. There is nothing to resume: a reader
  * that comes back begins with a new snapshot.
@@ -82,6 +83,8 @@ const encode = (update: Snapshot.Update): string => {
       return written("snapshot", update.snapshot)
     case "Event":
       return written("event", update.event)
+    case "Earlier":
+      return written("earlier", update.events)
     case "Lost":
       return written("lost", { count: update.count })
   }

@@ -83,8 +83,10 @@ export const Breaker = Schema.Struct({
   state: Schema.String,
   /** What moved it there. */
   why: Schema.String,
-  /** Since when. */
+  /** Since when it is in this state. */
   forMillis: number,
+  /** Since when it is not closed, whatever its states between; `null` of one that is closed. */
+  notClosedForMillis: orNull(number),
   /** Until an open one admits a probe. */
   probeInMillis: orNull(number)
 })
@@ -176,6 +178,8 @@ export type Event = typeof Event.Type
 export type Update =
   | { readonly _tag: "Snapshot"; readonly snapshot: Taken }
   | { readonly _tag: "Event"; readonly event: Event }
+  /** What happened before anybody watched, oldest first: the latest transitions, changes of endpoints, reloads, warnings and notes. */
+  | { readonly _tag: "Earlier"; readonly events: ReadonlyArray<Event> }
   /** Events before the next one that this watcher was too slow for. */
   | { readonly _tag: "Lost"; readonly count: number }
 
@@ -186,8 +190,8 @@ export class Snapshot extends Context.Service<Snapshot, {
   /** Everything as it is now. Reading it changes nothing. */
   readonly take: Effect.Effect<Taken>
   /**
-   * A snapshot at once and whenever `interval` has passed, and in between what
-   * happens, as it happens. A watcher that does not read is kept the last 256
+   * A snapshot at once, what has happened before, and then snapshots whenever
+   * `interval` has passed and in between what happens, as it happens. A watcher that does not read is kept the last 256
    * events and told how many are lost. Dies with a `RangeError` unless `interval`
    * is positive and finite.
    */
@@ -220,7 +224,7 @@ export const layer: Layer.Layer<Snapshot> = Layer.effect(
       watch: (interval) => watch(hub, Options.millis("Snapshot.watch", "interval", interval), take),
       note: (part, about, text, tone = "plain") =>
         Effect.withFiber((fiber) => {
-          hub.publish({ part, kind: "Note", about, text, tone, atMillis: Timer.now(fiber) })
+          hub.publish({ part, kind: "Note", about, text, tone, atMillis: Timer.now(fiber) }, true)
           return Effect.void
         }),
       observe: (name) =>
@@ -274,6 +278,7 @@ class Observed implements Observe.Observer {
   private readonly methods = new Series.Table(maxSeries)
   private readonly endpoints = new Series.Table(maxSeries)
   private readonly served = new Series.Table(maxSeries)
+  private readonly openings = new State.Openings()
 
   constructor(name: string, hub: Hub.Hub<Event>) {
     this.name = name
@@ -283,16 +288,20 @@ class Observed implements Observe.Observer {
   readonly policies: Policy.Registry = {
     register: (policy) => {
       this.registered.add(policy)
-      return () => this.registered.delete(policy)
+      return () => {
+        this.registered.delete(policy)
+        this.openings.forget(policy.name)
+      }
     }
   }
 
   readonly event = (event: CallEvent.CallEvent): void => {
     this.count(event)
-    if (this.hub.size === 0) return
+    const isKept = Events.isKept(event)
+    if (this.hub.size === 0 && !isKept) return
     const line = Events.of(event)
     if (line !== undefined) {
-      this.hub.publish({ part: this.name, kind: event._tag, ...line, atMillis: event.atMillis })
+      this.hub.publish({ part: this.name, kind: event._tag, ...line, atMillis: event.atMillis }, isKept)
     }
   }
 
@@ -350,6 +359,8 @@ class Observed implements Observe.Observer {
         if (at > 0) this.endpoints.get(event.policy.slice(at + 1))?.because(event.reason, event.atMillis)
         return
       }
+      case "Transition":
+        return this.openings.heed(event)
       default:
         return
     }
@@ -395,7 +406,7 @@ class Observed implements Observe.Observer {
       address,
       target,
       connection,
-      breaker: State.breaker(own, nowMillis),
+      breaker: State.breaker(own, nowMillis, this.openings),
       limit: State.limit(own),
       ...figures
     }
@@ -415,8 +426,16 @@ const watch = (
     Effect.acquireRelease(Effect.sync(() => hub.add()), (watcher) => Effect.sync(() => hub.remove(watcher))),
     (watcher) => {
       let dueMillis = -Infinity
+      let earlier: ReadonlyArray<Event> | undefined = hub.kept
       const next: Effect.Effect<ReadonlyArray<Update>> = Effect.withFiber((fiber) => {
         const now = Timer.now(fiber)
+        if (earlier !== undefined) {
+          const first: Array<Update> = [{ _tag: "Snapshot", snapshot: take(fiber) }]
+          if (earlier.length > 0) first.push({ _tag: "Earlier", events: earlier })
+          earlier = undefined
+          dueMillis = now + intervalMillis
+          return Effect.succeed(first)
+        }
         const isDue = now >= dueMillis
         if (!isDue && watcher.isEmpty) return Effect.flatMap(until(fiber, watcher, dueMillis), () => next)
         const { events, lost } = watcher.take()

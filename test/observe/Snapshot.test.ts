@@ -181,14 +181,38 @@ describe("Snapshot", () => {
           [endpoint!.target, endpoint!.connection, endpoint!.limit],
           ["users", "backoff", { limit: 8, inFlight: 0, queued: 0 }]
         )
-        const { forMillis, probeInMillis, state, why } = endpoint!.breaker!
-        assert.deepStrictEqual([state, why, forMillis], ["Open", "3 failures in a row", 4000])
+        const { forMillis, notClosedForMillis, probeInMillis, state, why } = endpoint!.breaker!
+        assert.deepStrictEqual(
+          [state, why, forMillis, notClosedForMillis],
+          ["Open", "3 failures in a row", 4000, 4000]
+        )
         // The time open is jittered.
         assert.isTrue(probeInMillis! > 0 && probeInMillis! <= 10_000)
       }))
       assert.isUndefined(removed)
       const { endpoints, policies } = yield* part
       assert.deepStrictEqual([endpoints, policies], [[], []])
+    })))
+
+  it.effect("says since when a circuit is not closed, however often it has probed meanwhile", () =>
+    seen(Effect.gen(function*() {
+      const name = "users@tcp://a:1"
+      const breaker = yield* CircuitBreaker.make({ name, consecutiveFailures: 1, openFor: "1 second", jitter: 0 })
+      yield* tell(sent(0, "tcp://a:1"))
+      const failing = Effect.ignore(Policy.apply(Effect.fail("down"), breaker))
+      const since = Effect.map(part, ({ endpoints }) => endpoints[0]!.breaker!.notClosedForMillis)
+      assert.isNull(yield* since)
+      yield* failing
+      yield* TestClock.adjust("2 seconds")
+      yield* Effect.replicateEffect(failing, 2)
+      const { forMillis, notClosedForMillis, state } = (yield* part).endpoints[0]!.breaker!
+      assert.deepStrictEqual([state, forMillis, notClosedForMillis], ["Open", 0, 2000])
+      yield* TestClock.adjust("10 seconds")
+      yield* Effect.replicateEffect(Policy.apply(Effect.void, breaker), 10)
+      yield* TestClock.adjust("1 minute")
+      yield* Effect.replicateEffect(Policy.apply(Effect.void, breaker), 10)
+      assert.strictEqual((yield* part).endpoints[0]!.breaker!.state, "Closed")
+      assert.isNull(yield* since)
     })))
 
   it.effect("keeps an endpoint nobody has registered for a minute after its last attempt", () =>
@@ -368,6 +392,8 @@ describe("Snapshot.watch", () => {
         ? update.snapshot.atMillis
         : update._tag === "Event"
         ? `${update.event.kind} ${update.event.about}: ${update.event.text} (${update.event.tone})`
+        : update._tag === "Earlier"
+        ? update.events.map(({ about, atMillis, text }) => `${atMillis} ${about}: ${text}`)
         : `lost ${update.count}`
     )
 
@@ -387,6 +413,22 @@ describe("Snapshot.watch", () => {
         1000,
         2000
       ])
+    })))
+
+  it.effect("tells first of what happened before: what comes seldom, the last hundred of it", () =>
+    seen(Effect.gen(function*() {
+      const snapshot = yield* Snapshot.Snapshot
+      yield* tell(ended(0, 1, Outcome.failure, unavailable), transition("Open", 1), sent(2, "tcp://a:1"))
+      yield* snapshot.note("servers", "server-2", "killed", "bad")
+      assert.deepStrictEqual(shown(yield* Effect.flatMap(watching(2), Fiber.join)), [
+        0,
+        ["1 users@tcp://a:1: Closed → Open: 10 failures in a row", "0 server-2: killed"]
+      ])
+      yield* tell(...Array.from({ length: 150 }, (_, i) => transition("Open", i)))
+      const [, earlier] = shown(yield* Effect.flatMap(watching(2), Fiber.join)) as [number, ReadonlyArray<string>]
+      assert.lengthOf(earlier, 100)
+      assert.match(earlier[0]!, /^50 /)
+      assert.match(earlier.at(-1)!, /^149 /)
     })))
 
   it.effect("tells a watcher that does not read how many events it has lost", () =>

@@ -63,6 +63,11 @@ const cases: Cases = {
   RequestRefused: ({ method, peer, why }) => line("fair", method ?? peer, `request refused: ${why}`)
 }
 
+const rare: ReadonlySet<string> = new Set<CallEvent["_tag"]>(["Transition", "EndpointChanged", "Reloaded", "Warning"])
+
+/** Whether an event comes seldom and says what changed: worth its memory while nobody looks. */
+export const isKept = (event: CallEvent): boolean => rare.has(event._tag)
+
 /** The line of an event; `undefined` where it is not told. */
 export const of = (event: CallEvent): Line | undefined =>
   (cases[event._tag] as (event: CallEvent) => Line | undefined)(event)

@@ -3,11 +3,15 @@
  * oldest, and learns how many.
  *
  * A watcher takes what is there; `wake` is called once when there is something
- * again. Nobody waits for a watcher.
+ * again. Nobody waits for a watcher. What matters for longer is kept, the latest
+ * of it, for those who come to watch afterwards.
  */
 
 /** Events kept for a watcher that does not take them. */
 export const capacity = 256
+
+/** Events kept for those who come later. */
+export const keptCapacity = 100
 
 export class Watcher<A> {
   private events: Array<A> = []
@@ -50,6 +54,7 @@ export class Watcher<A> {
 
 export class Hub<A> {
   private readonly watchers = new Set<Watcher<A>>()
+  private readonly past: Array<A> = []
 
   get size(): number {
     return this.watchers.size
@@ -65,7 +70,13 @@ export class Hub<A> {
     this.watchers.delete(watcher)
   }
 
-  publish(event: A): void {
+  /** The latest of what was published to be kept, oldest first. */
+  get kept(): ReadonlyArray<A> {
+    return this.past.slice()
+  }
+
+  publish(event: A, isKept = false): void {
+    if (isKept && this.past.push(event) > keptCapacity) this.past.shift()
     for (const watcher of this.watchers) watcher.push(event)
   }
 }

@@ -2,6 +2,7 @@
  * What the registered policies and endpoints say of themselves, in one shape:
  * plain JSON data of any form goes in, states and figures come out.
  */
+import type * as CallEvent from "../../contract/CallEvent.ts"
 import type * as Policy from "../../policy/Policy.ts"
 
 type Scalar = string | number | boolean | null
@@ -18,6 +19,7 @@ export interface BreakerState {
   readonly state: string
   readonly why: string
   readonly forMillis: number
+  readonly notClosedForMillis: number | null
   readonly probeInMillis: number | null
 }
 
@@ -76,16 +78,46 @@ const circuitOf = ({ data }: Said): Data | undefined => {
   return circuits.length === 0 ? undefined : circuits.reduce(worseOf)
 }
 
+/** When circuits were last closed, of those that are not: one that probes and opens again is open for longer than it says. */
+export class Openings {
+  private readonly since = new Map<string, number>()
+
+  heed({ atMillis, from, policy, to }: CallEvent.Transition): void {
+    if (to === "Closed") this.since.delete(policy)
+    else if (from === "Closed" && this.since.size < maxOpenings) this.since.set(policy, atMillis)
+  }
+
+  of(policy: string): number | undefined {
+    return this.since.get(policy)
+  }
+
+  forget(policy: string): void {
+    this.since.delete(policy)
+  }
+}
+
+/** Circuits by key may be many. */
+const maxOpenings = 1000
+
 /** The worst of these circuits. */
-export const breaker = (policies: ReadonlyArray<Said>, nowMillis: number): BreakerState | null => {
-  const circuits = policies.filter(({ kind }) => kind === "circuitBreaker").map(circuitOf)
-    .filter((circuit) => circuit !== undefined)
+export const breaker = (
+  policies: ReadonlyArray<Said>,
+  nowMillis: number,
+  openings: Openings
+): BreakerState | null => {
+  const circuits = policies.filter(({ kind }) => kind === "circuitBreaker").flatMap((policy) => {
+    const circuit = circuitOf(policy)
+    return circuit === undefined ? [] : [{ name: policy.name, circuit }]
+  })
   if (circuits.length === 0) return null
-  const { _tag, sinceMillis, untilMillis, why } = circuits.reduce(worseOf)
+  const { circuit, name } = circuits.reduce((a, b) => worseOf(a.circuit, b.circuit) === a.circuit ? a : b)
+  const { _tag, sinceMillis, untilMillis, why } = circuit
+  const state = textOf(_tag)
   return {
-    state: textOf(_tag),
+    state,
     why: textOf(why),
     forMillis: Math.max(0, nowMillis - numberOf(sinceMillis)),
+    notClosedForMillis: state === "Closed" ? null : Math.max(0, nowMillis - numberOf(openings.of(name) ?? sinceMillis)),
     probeInMillis: typeof untilMillis === "number" ? Math.max(0, untilMillis - nowMillis) : null
   }
 }
