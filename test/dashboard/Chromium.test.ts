@@ -135,7 +135,13 @@ describe.skipIf(!isThere)("Dashboard in Chromium", () => {
       yield* until(page, row(good, "Closed"))
       yield* until(page, "[data-part=\"naive\"] .now dd[data-tone=\"bad\"]")
       yield* until(page, row(bad, "Open"))
+      yield* until(page, "#trouble a[data-tone=\"bad\"]:text-matches(\"^resilient: 127.* Open for [0-9]+ s$\")")
+      yield* until(page, "#trouble a:text-matches(\"^naive: [0-9.]+ % answered$\")")
+      assert.match(yield* Effect.promise(() => page.title()), /^\d in trouble – holdfast$/)
       yield* shoot(page, "open")
+      // Whoever comes later sees what happened before.
+      yield* Effect.promise(() => page.reload())
+      yield* until(page, "#events li[data-kind=\"Transition\"][data-tone=\"bad\"]:not(.new)")
 
       Faults.control(faults, { errorRatio: 0 })
       yield* until(page, row(bad, "Closed"))
@@ -159,5 +165,36 @@ describe.skipIf(!isThere)("Dashboard in Chromium", () => {
       assert.match(yield* textOf(page, "#status"), /^disconnected, again in \d s$/)
       yield* Dashboard.make({ port: Number(new URL(url).port), interval: "100 millis" })
       yield* until(page, "body:not([data-stale]) #status[data-tone=\"good\"]")
+    }).pipe(Effect.scoped, Effect.provide([Snapshot.layer, Logger.layer([])])))
+
+  it.live("shows of a hundred endpoints with long names those in trouble first, and where their names differ", () =>
+    Effect.gen(function*() {
+      const { policies } = yield* Snapshot.make({ part: "checkout" })
+      const address = (i: number) => `tcp://users-7f9c6d5b4-${i + 100}.production.svc.cluster.local:7070`
+      for (let i = 0; i < 100; i++) {
+        const name = `users@${address(i)}`
+        const endpoint = { target: "users", address: address(i), connection: "open" }
+        policies!.register({ name, kind: "endpoint", snapshot: () => endpoint })
+        const circuit = { _tag: i === 77 ? "Open" : "Closed", why: i === 77 ? "6 of 10 failed" : "", sinceMillis: 0 }
+        policies!.register({ name, kind: "circuitBreaker", snapshot: () => circuit })
+      }
+      const { url } = yield* Dashboard.make({ port: 0, interval: "100 millis" })
+      const { complaints, page } = yield* browse(url)
+      const rows = Effect.promise(() => page.locator("tr.endpoint").count())
+      yield* until(page, `tr.endpoint:first-child[data-endpoint="${address(77)}"] .badge:text-is("Open")`)
+      assert.strictEqual((yield* textOf(page, "tr.endpoint .name")).replace(/\s/g, ""), "users-7f9c6d5b4-177…")
+      assert.strictEqual(yield* rows, 12)
+      yield* shoot(page, "many")
+      yield* Effect.promise(() =>
+        page.locator("button.more:text-is(\"88 more endpoints, none in trouble\")").press("Enter")
+      )
+      yield* until(page, "button.more[aria-expanded=true]")
+      assert.strictEqual(yield* rows, 100)
+      yield* Effect.promise(() => page.locator("#trouble a").press("Enter"))
+      yield* until(page, `tr.endpoint[data-endpoint="${address(77)}"]:target`)
+      yield* Effect.promise(() => page.setViewportSize(narrow))
+      const width = yield* Effect.promise(() => page.evaluate("document.documentElement.scrollWidth"))
+      assert.isAtMost(Number(width), narrow.width)
+      assert.deepStrictEqual(complaints, [])
     }).pipe(Effect.scoped, Effect.provide([Snapshot.layer, Logger.layer([])])))
 })

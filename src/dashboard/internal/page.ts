@@ -16,13 +16,14 @@ export const html = `<!doctype html>
 <p id="status" class="pill" role="status" data-tone="fair">connecting</p>
 <p id="uptime" class="dim"></p>
 </header>
+<nav aria-label="in trouble"><ul id="trouble"></ul></nav>
 <noscript><p class="empty">This page shows live figures and needs JavaScript. The same as JSON:
 <a href="holdfast/snapshot">/holdfast/snapshot</a></p></noscript>
 <main id="parts"><p id="empty" class="empty" hidden>Nothing is observed yet: provide <code>Observe.layer(Snapshot.make())</code> to what makes clients.</p></main>
 <section class="card ticker" aria-labelledby="events-title">
 <header><h2 id="events-title">Events</h2>
 <label><input type="checkbox" id="minor"> attempts, retries and sessions too</label></header>
-<ol id="events"><li id="quiet" class="dim">nothing has happened since this page was opened</li></ol>
+<ol id="events" tabindex="0" aria-labelledby="events-title"><li id="quiet" class="dim">nothing has happened yet</li></ol>
 </section>
 <p id="announcer" class="unseen" aria-live="polite"></p>
 </body>

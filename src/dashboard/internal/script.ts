@@ -30,7 +30,22 @@ export const script = String.raw`"use strict";
     return s < 60 ? s + " s" : s < 3600 ? Math.floor(s / 60) + " min" : Math.floor(s / 3600) + " h";
   };
   const short = (address) => address.replace(/^tcp:\/\//, "");
-  const local = (name) => name.slice(name.indexOf(".") + 1) || name;
+  /** Names without what all of them begin with, up to their last dot. */
+  const localTo = (names) => {
+    const [first] = names;
+    let size = first.lastIndexOf(".") + 1;
+    while (size > 0 && !names.every((name) => name.length > size && name.startsWith(first.slice(0, size)))) {
+      size = first.lastIndexOf(".", size - 2) + 1;
+    }
+    return (name) => name.slice(size);
+  };
+  /** Long addresses without what all of them end with, from a dot or a colon on. */
+  const shortIn = (addresses) => {
+    const names = addresses.map(short);
+    let end = names.length > 1 && names.some((name) => name.length > 24) ? names[0].replace(/^[^.:]*/, "") : "";
+    while (!names.every((name) => name.endsWith(end))) end = end.replace(/^.[^.:]*/, "");
+    return (address) => end === "" ? short(address) : short(address).slice(0, -end.length) + "…";
+  };
   const toneOfSuccess = (share) => share === null ? "plain" : share >= 0.999 ? "good" : share >= 0.95 ? "fair" : "bad";
   const toneOfState = (state) =>
     state === "Closed" ? "good" : state === "Open" || state === "ForcedOpen" ? "bad" : "fair";
@@ -58,6 +73,15 @@ export const script = String.raw`"use strict";
   };
   const say = (node, text) => {
     if (node.textContent !== text) node.textContent = text;
+  };
+  /** A name that may be cut in its middle: its end tells it from its neighbours. */
+  const nameIn = (node) => {
+    const head = el("span", { class: "head" }), tail = el("span", { class: "tail" });
+    node.append(head, tail);
+    return (text) => {
+      say(head, text.slice(0, -10));
+      say(tail, text.slice(-10));
+    };
   };
   const set = (node, name, value) => {
     if (value === null) node.removeAttribute(name);
@@ -140,7 +164,8 @@ export const script = String.raw`"use strict";
           if (ended === 0) return;
           const x = (from + i + 0.1).toFixed(1);
           const badHeight = history.failed[i] * scale;
-          const goodHeight = ended * scale - badHeight;
+          // Few calls beside a part with many are seen too.
+          const goodHeight = ended > history.failed[i] ? Math.max(1, ended * scale - badHeight) : 0;
           if (goodHeight > 0) good += "M" + x + " " + height + "v-" + goodHeight.toFixed(1) + "h.8V" + height + "z";
           if (badHeight > 0) {
             // What failed is seen, be it ever so little.
@@ -208,17 +233,56 @@ export const script = String.raw`"use strict";
   const reasonOf = (item) => item.reasons.slice(0, 1).map(counted).join("");
   const reasonsOf = (item) => item.reasons.map(counted).join("\n");
 
-  const methodRow = (method) => {
+  /** Rows before the well ones of a long table are folded away. */
+  const few = 12;
+  const well = 3;
+
+  /** Few rows stay where they are; of many, those in trouble come first, and all of them are shown. */
+  const folding = (table, what, rankOf) => {
+    const button = el("button", { type: "button", class: "more", "aria-expanded": "false" });
+    let latest = [], isOpen = false, keyOf;
+    const draw = () => {
+      const items = latest.length > few ? latest.slice().sort((a, b) => rankOf(a) - rankOf(b)) : latest;
+      const shown = Math.max(few, items.filter((item) => rankOf(item) < well).length);
+      const rest = Math.max(0, items.length - shown);
+      table.update(isOpen ? items : items.slice(0, shown), keyOf);
+      button.hidden = rest === 0;
+      say(button, isOpen ? "show fewer" : rest + " more " + what + ", none in trouble");
+      set(button, "aria-expanded", String(isOpen));
+    };
+    button.addEventListener("click", () => {
+      isOpen = !isOpen;
+      draw();
+    });
+    const node = el("div", {}, [table.node, button]);
+    return {
+      node,
+      update: (items, key) => {
+        latest = items;
+        keyOf = key;
+        node.hidden = items.length === 0;
+        draw();
+      }
+    };
+  };
+  const rankOfSuccess = (success) => ({ bad: 1, fair: 2 })[toneOfSuccess(success)] || well;
+  const rankOfMethod = ({ method }) => rankOfSuccess(method.success);
+  const rankOfEndpoint = ({ endpoint: { breaker, connection, success } }) =>
+    breaker !== null && breaker.state !== "Closed" ? (toneOfState(breaker.state) === "bad" ? 0 : 1)
+    : connection === "backoff" ? 1 : rankOfSuccess(success);
+
+  const methodRow = ({ method }) => {
     const name = el("span", { class: "name" });
+    const sayName = nameIn(name);
     const sub = el("span", { class: "sub" });
     const shared = figures();
     const node = el("tr", { role: "row", "data-method": method.name }, [cell(), ...shared.cells]);
     node.firstChild.append(name, sub);
-    name.textContent = local(method.name);
     name.title = method.name;
     return {
       node,
-      update: (method) => {
+      update: ({ method, called }) => {
+        sayName(called(method.name));
         shared.update(method, null);
         say(sub, reasonOf(method));
         set(node.firstChild, "title", reasonsOf(method) || null);
@@ -231,26 +295,35 @@ export const script = String.raw`"use strict";
     if (breaker !== null && breaker.state !== "Closed") {
       const probe = breaker.probeInMillis === null ? ""
         : breaker.probeInMillis === 0 ? ", may probe" : ", probe in " + (breaker.probeInMillis / 1000).toFixed(1) + " s";
-      return breaker.why + probe;
+      return breaker.why + ", for " + ago(breaker.notClosedForMillis) + probe;
     }
     const link = connection === null || connection === "open" ? "" : "connection " + connection;
     return [link, reasonOf(endpoint)].filter((text) => text !== "").join(", ");
   };
 
-  const endpointRow = (endpoint) => {
+  /** Where a row is on the page. */
+  const idOf = (part, endpoint) => ["endpoint", part, endpoint.target, endpoint.address].join(" ").replace(/\s/g, "_");
+
+  const endpointRow = ({ endpoint, part }) => {
     const name = el("span", { class: "name address" });
+    const sayName = nameIn(name);
     const sub = el("span", { class: "sub" });
     const badge = el("span", { class: "badge" });
     const state = cell("", "state");
     const shared = figures();
-    const node = el("tr", { role: "row", class: "endpoint", "data-endpoint": endpoint.address }, [cell(), state, ...shared.cells]);
+    const node = el("tr", {
+      role: "row",
+      class: "endpoint",
+      id: idOf(part, endpoint),
+      "data-endpoint": endpoint.address
+    }, [cell(), state, ...shared.cells]);
     node.firstChild.append(name, sub);
     state.append(badge);
-    name.textContent = short(endpoint.address);
     return {
       node,
-      update: (endpoint) => {
+      update: ({ endpoint, called }) => {
         const { breaker, target } = endpoint;
+        sayName(called(endpoint.address));
         name.title = (target === null ? "" : target + " at ") + endpoint.address;
         say(badge, breaker === null ? "no breaker" : breaker.state);
         set(badge, "data-tone", breaker === null ? "plain" : toneOfState(breaker.state));
@@ -307,6 +380,8 @@ export const script = String.raw`"use strict";
     return { node: el("div", {}, [name, value]), value };
   };
 
+  const partIdOf = (name) => ("part " + name).replace(/\s/g, "_");
+
   const partCard = (part) => {
     const title = el("h2");
     const about = el("span", { class: "dim" });
@@ -319,10 +394,12 @@ export const script = String.raw`"use strict";
     bad.append(el("i", { class: "failed" }), "failed");
     const legend = el("figcaption", {}, [good, bad, "calls per second, last minute"]);
     const shared = ["in flight", "/s", "success", "p50", "p99", "last minute"];
-    const endpoints = table("endpoints of " + part.name, ["endpoint", "breaker"].concat(shared), endpointRow);
+    const endpoints = folding(
+      table("endpoints of " + part.name, ["endpoint", "breaker"].concat(shared), endpointRow), "endpoints", rankOfEndpoint);
     endpoints.node.querySelectorAll("th")[1].className = "state";
-    const methods = table("methods of " + part.name, ["method"].concat(shared), methodRow);
-    const served = table("methods served by " + part.name, ["served method"].concat(shared), methodRow);
+    const methods = folding(table("methods of " + part.name, ["method"].concat(shared), methodRow), "methods", rankOfMethod);
+    const served = folding(
+      table("methods served by " + part.name, ["served method"].concat(shared), methodRow), "methods", rankOfMethod);
     const budgetList = el("ul", { class: "budgets" });
     const budgets = list(budgetList, budgetRow);
     const summary = el("summary");
@@ -331,7 +408,12 @@ export const script = String.raw`"use strict";
     const details = el("details", {}, [summary, policyList]);
     const now = el("dl", { class: "now" }, tiles.map((each) => each.node));
     const figure = el("figure", { class: "chart" }, [chart.node, legend]);
-    const node = el("section", { class: "card part", "data-part": part.name, "aria-label": part.name }, [
+    const node = el("section", {
+      class: "card part",
+      id: partIdOf(part.name),
+      "data-part": part.name,
+      "aria-label": part.name
+    }, [
       el("header", {}, [title, about]),
       now,
       figure,
@@ -352,19 +434,21 @@ export const script = String.raw`"use strict";
         say(attempts, calls.attempts === null ? none : calls.attempts.toFixed(2));
         say(inFlight, String(calls.inFlight));
         chart.update(calls.history, highest);
-        const keyOf = (endpoint) => endpoint.target + "@" + endpoint.address;
-        endpoints.node.hidden = part.endpoints.length === 0;
-        endpoints.update(part.endpoints, keyOf);
-        methods.node.hidden = part.methods.length === 0;
-        methods.update(part.methods, (method) => method.name);
+        const called = shortIn(part.endpoints.map((endpoint) => endpoint.address));
+        endpoints.update(part.endpoints.map((endpoint) => ({ endpoint, part: part.name, called })),
+          ({ endpoint }) => endpoint.target + "@" + endpoint.address);
+        const named = (methods) => {
+          const called = methods.length === 0 ? null : localTo(methods.map((method) => method.name));
+          return methods.map((method) => ({ method, called }));
+        };
+        methods.update(named(part.methods), ({ method }) => method.name);
         // One that nobody has earned or spent anything in says nothing.
         const used = part.budgets.filter((budget) => budget.balance + budget.granted + budget.refused > 0);
         budgets(used, (budget) => budget.name);
         // Who only serves makes no calls.
         const isServer = part.methods.length === 0 && part.served.length > 0;
         for (const each of [now, figure, about]) each.hidden = isServer;
-        served.node.hidden = part.served.length === 0;
-        served.update(part.served, (method) => method.name);
+        served.update(named(part.served), ({ method }) => method.name);
         details.hidden = part.policies.length === 0;
         say(summary, part.policies.length + (part.policies.length === 1 ? " policy" : " policies"));
         // Several may have one name: those of methods with slots of their own.
@@ -382,12 +466,62 @@ export const script = String.raw`"use strict";
   const emptyNode = byId("empty");
   const parts = list(partsNode, ({ part }) => partCard(part));
 
+  // Trouble ---------------------------------------------------------------------
+
+  /** What is wrong with a part, the worst first. */
+  const troubleOf = (part) => {
+    const called = shortIn(part.endpoints.map((endpoint) => endpoint.address));
+    const open = part.endpoints.filter(({ breaker }) => breaker !== null && breaker.state !== "Closed")
+      .sort((a, b) => rankOfEndpoint({ endpoint: a }) - rankOfEndpoint({ endpoint: b }) ||
+        b.breaker.notClosedForMillis - a.breaker.notClosedForMillis);
+    const at = (endpoint) => encodeURIComponent(idOf(part.name, endpoint));
+    const circuits = open.length > 3
+      ? [{
+        tone: open.some(({ breaker }) => toneOfState(breaker.state) === "bad") ? "bad" : "fair",
+        text: part.name + ": " + open.length + " of " + part.endpoints.length + " circuits not closed, for up to " +
+          ago(Math.max(...open.map(({ breaker }) => breaker.notClosedForMillis))),
+        at: at(open[0])
+      }]
+      : open.map((endpoint) => ({
+        tone: toneOfState(endpoint.breaker.state),
+        text: part.name + ": " + called(endpoint.address) + " " + endpoint.breaker.state + " for " +
+          ago(endpoint.breaker.notClosedForMillis),
+        at: at(endpoint)
+      }));
+    return toneOfSuccess(part.calls.success) !== "bad" ? circuits : [{
+      tone: "bad",
+      text: part.name + ": " + percent(part.calls.success) + " answered",
+      at: encodeURIComponent(partIdOf(part.name))
+    }].concat(circuits);
+  };
+  const troubleRow = () => {
+    const link = el("a");
+    return {
+      node: el("li", {}, [link]),
+      update: ({ tone, text, at }) => {
+        set(link, "data-tone", tone);
+        set(link, "href", "#" + at);
+        say(link, text);
+      }
+    };
+  };
+  const troubles = list(byId("trouble"), troubleRow);
+  let troubled = 0;
+  const title = () => {
+    const word = document.body.dataset.stale === undefined ? (troubled > 0 ? troubled + " in trouble" : "") : "disconnected";
+    document.title = word === "" ? "holdfast" : word + " – holdfast";
+  };
+
   const draw = (taken) => {
     emptyNode.hidden = taken.parts.length > 0;
     // One scale for all, so that they can be compared.
     const highest = Math.max(1, ...taken.parts.flatMap((part) => part.calls.history.ended));
     parts(taken.parts.map((part) => ({ part, highest })), ({ part }) => part.name);
     if (!emptyNode.hidden) partsNode.append(emptyNode);
+    const trouble = taken.parts.flatMap(troubleOf);
+    troubles(trouble, ({ at }) => at);
+    troubled = trouble.length;
+    title();
     say(byId("uptime"), "observed for " + ago(taken.uptimeMillis));
     partsNode.dataset.drawn = taken.takenAt;
   };
@@ -399,10 +533,20 @@ export const script = String.raw`"use strict";
   const maxLines = 50;
   const recent = new Map();
 
-  const happened = (event) => {
+  /** From the server's monotonic clock to the wall's. */
+  let originMillis = 0;
+  const two = (n) => String(n).padStart(2, "0");
+  const clockOf = (date) => date.toTimeString().slice(0, 8);
+  const dayOf = (date) => date.getFullYear() + "-" + two(date.getMonth() + 1) + "-" + two(date.getDate());
+  let heardOfMillis = -Infinity;
+
+  const happened = (event, isPast) => {
     byId("quiet")?.remove();
     const key = [event.part, event.kind, event.about, event.text].join("\n");
-    const when = new Date().toTimeString().slice(0, 8);
+    const date = new Date(originMillis + event.atMillis);
+    heardOfMillis = Math.max(heardOfMillis, date.getTime());
+    const today = dayOf(new Date());
+    const when = dayOf(date) === today ? clockOf(date) : dayOf(date).slice(5) + " " + clockOf(date).slice(0, 5);
     const known = recent.get(key);
     if (known !== undefined) {
       // The same again, shortly after: one line, counted, and nothing to look up for.
@@ -415,9 +559,11 @@ export const script = String.raw`"use strict";
     }
     const minor = minorKinds.includes(event.kind);
     const spans = ["when", "who", "about", "text", "times"].map((name) => el("span", { class: name }));
-    [when, event.part, short(event.about.replace(/^[^@]*@/, "")), event.text, ""].forEach((text, i) => spans[i].textContent = text);
+    [when, event.part, "", event.text, ""].forEach((text, i) => spans[i].textContent = text);
+    spans[0].title = dayOf(date) + " " + clockOf(date);
+    nameIn(spans[2])(short(event.about.replace(/^[^@]*@/, "")));
     spans[2].title = event.about;
-    const node = el("li", { class: (minor ? "minor " : "major ") + "new", "data-tone": event.tone, "data-kind": event.kind }, spans);
+    const node = el("li", { class: (minor ? "minor" : "major") + (isPast ? "" : " new"), "data-tone": event.tone, "data-kind": event.kind }, spans);
     eventsNode.prepend(node);
     // Of these the order is what matters.
     if (event.kind !== "Transition" && event.kind !== "Note") recent.set(key, { node, times: 1 });
@@ -427,7 +573,7 @@ export const script = String.raw`"use strict";
       oldest.remove();
       for (const [key, line] of recent) if (line.node === oldest) recent.delete(key);
     }
-    if (event.kind === "Transition") say(byId("announcer"), event.part + ", " + event.about + ": " + event.text);
+    if (event.kind === "Transition" && !isPast) say(byId("announcer"), event.part + ", " + event.about + ": " + event.text);
   };
   // A line that has been there for a while is history: the same again is a new one.
   window.setInterval(() => recent.clear(), 10000);
@@ -453,6 +599,7 @@ export const script = String.raw`"use strict";
     failures = 0;
     delete document.body.dataset.stale;
     status("good", "live");
+    title();
   };
   const connect = () => {
     status("fair", "connecting");
@@ -460,7 +607,16 @@ export const script = String.raw`"use strict";
     source = new EventSource("holdfast/events");
     source.addEventListener("snapshot", (message) => {
       heard();
-      draw(JSON.parse(message.data));
+      const taken = JSON.parse(message.data);
+      originMillis = Date.parse(taken.takenAt) - taken.atMillis;
+      draw(taken);
+    });
+    // What happened before, or while this page was cut off.
+    source.addEventListener("earlier", (message) => {
+      const until = heardOfMillis;
+      for (const event of JSON.parse(message.data)) {
+        if (originMillis + event.atMillis > until + 1) happened(event, true);
+      }
     });
     source.addEventListener("event", (message) => {
       heard();
@@ -468,13 +624,15 @@ export const script = String.raw`"use strict";
     });
     source.addEventListener("lost", (message) => {
       const { count } = JSON.parse(message.data);
-      happened({ part: "", kind: "Lost", about: "this page", text: "too slow for " + count + " events", tone: "fair" });
+      const atMillis = Date.now() - originMillis;
+      happened({ part: "", kind: "Lost", about: "this page", text: "too slow for " + count + " events", tone: "fair", atMillis });
     });
     source.addEventListener("error", lost);
   };
   const lost = () => {
     source.close();
     document.body.dataset.stale = "";
+    title();
     let left = Math.min(longestWait, 2 ** failures++);
     window.clearInterval(waiting);
     const tick = () => {

@@ -45,6 +45,20 @@ ol { list-style: none; }
 [data-tone="fair"].pill, [data-tone="fair"].badge { background: var(--fair-soft); color: var(--fair); }
 [data-tone="bad"].pill, [data-tone="bad"].badge { background: var(--bad-soft); color: var(--bad); }
 
+#trouble { list-style: none; margin: 0; padding: 0; display: flex; flex-wrap: wrap; gap: 6px; }
+#trouble:not(:empty) { padding-bottom: 10px; }
+#trouble a {
+  display: block; border-radius: 6px; padding: 3px 9px; font-weight: 600; font-size: 12.5px; text-decoration: none;
+  overflow-wrap: anywhere;
+}
+#trouble a[data-tone="bad"] { background: var(--bad-soft); color: var(--bad); }
+#trouble a[data-tone="fair"] { background: var(--fair-soft); color: var(--fair); }
+#trouble a:hover { text-decoration: underline; }
+body[data-stale] #trouble { opacity: 0.45; }
+:target { scroll-margin-top: 12px; }
+tr:target td { background: var(--soft); }
+.part:target { outline: 2px solid var(--mark); }
+
 #parts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 520px), 1fr)); gap: 12px; align-items: start; }
 body[data-stale] #parts { opacity: 0.45; }
 .card { background: var(--card); border: 1px solid var(--line); border-radius: 10px; padding: 12px 14px; min-width: 0; }
@@ -75,7 +89,14 @@ table { width: 100%; border-collapse: collapse; margin-top: 6px; align-self: sta
 th { font-size: 11px; font-weight: 400; color: var(--dim); text-align: right; padding: 2px 0 2px 8px; white-space: nowrap; }
 td { text-align: right; padding: 3px 0 3px 8px; white-space: nowrap; border-top: 1px solid var(--line); vertical-align: top; line-height: 18px; }
 th:first-child, td:first-child { text-align: left; padding-left: 0; width: 99%; max-width: 0; }
-td .name { display: block; overflow: hidden; text-overflow: ellipsis; font-weight: 600; }
+td .name { display: flex; font-weight: 600; }
+.head { overflow: hidden; text-overflow: ellipsis; white-space: pre; }
+.tail { flex: none; white-space: pre; }
+.more {
+  margin: 4px 0 0; padding: 3px 8px; border: 1px solid var(--line); border-radius: 6px; background: none;
+  font: inherit; font-size: 12px; color: var(--dim); cursor: pointer;
+}
+.more:hover { color: var(--ink); }
 td .address { font-family: var(--mono); font-size: 12px; font-weight: 400; }
 td .sub {
   display: block; width: max-content; max-width: 420px; overflow: hidden; text-overflow: ellipsis;
@@ -106,12 +127,12 @@ summary { cursor: pointer; color: var(--dim); }
 .ticker header { display: flex; align-items: baseline; flex-wrap: wrap; gap: 2px 16px; }
 .ticker label { color: var(--dim); font-size: 12px; display: inline-flex; gap: 6px; align-items: center; margin-left: auto; }
 #events { margin-top: 4px; max-height: 232px; overflow-y: auto; }
-#events li { display: grid; grid-template-columns: 62px 76px minmax(0, 15em) minmax(0, 1fr) auto; gap: 10px; padding: 2px 0; border-top: 1px solid var(--line); align-items: baseline; }
+#events li { display: grid; grid-template-columns: 76px 76px minmax(0, 15em) minmax(0, 1fr) auto; gap: 10px; padding: 2px 0; border-top: 1px solid var(--line); align-items: baseline; }
 #events li:first-child { border-top: 0; }
 #events li.dim { display: block; }
 #events .when { color: var(--dim); font-size: 12px; }
 #events .who { overflow: hidden; text-overflow: ellipsis; white-space: nowrap; font-size: 12px; color: var(--dim); }
-#events .about { overflow: hidden; text-overflow: ellipsis; white-space: nowrap; font-family: var(--mono); font-size: 12px; }
+#events .about { display: flex; overflow: hidden; font-family: var(--mono); font-size: 12px; }
 #events .text { overflow-wrap: anywhere; }
 #events li[data-tone="good"] .text { color: var(--good); }
 #events li[data-tone="fair"] .text { color: var(--fair); }
