@@ -67,12 +67,22 @@ const statusOf = ({ attributes, status }: ReadableSpan) => [
   attributes["error.type"]
 ]
 
+/** A span that knows how often it was ended. */
+class CountedSpan extends Tracer.NativeSpan {
+  ends = 0
+
+  override end(...args: Parameters<Tracer.NativeSpan["end"]>): void {
+    this.ends++
+    super.end(...args)
+  }
+}
+
 /** A tracer of Effect's own that counts what it makes. */
 const counting = () => {
-  const spans: Array<Tracer.NativeSpan> = []
+  const spans: Array<CountedSpan> = []
   const tracer = Tracer.make({
     span: (options) => {
-      const span = new Tracer.NativeSpan(options)
+      const span = new CountedSpan(options)
       spans.push(span)
       return span
     }
@@ -289,24 +299,38 @@ describe("Tracing", () => {
       assert.deepStrictEqual(yield* ended("shutdown"), ["shutdown", "Unavailable", true])
     }))
 
-  it.effect("ends every span it starts, wherever the call is interrupted", () =>
-    Effect.gen(function*() {
-      const { layer, spans } = counting()
-      yield* Effect.gen(function*() {
-        const client = yield* ClientTest.make(Shop, handlers, { policy: retrying })
-        yield* interruptEverywhere(Effect.succeed({
-          work: client.Shop.Buy({ steps: ["inner"] }),
-          check: (where) =>
-            Effect.sync(() => {
-              const open = spans.filter(({ status }) => status._tag === "Started").map(({ kind, name }) =>
-                `${kind} ${name}`
-              )
-              assert.deepStrictEqual(open, [], where)
-              spans.length = 0
-            })
-        }))
-      }).pipe(Effect.scoped, Effect.provide(Layer.merge(Observe.layer(Tracing.make()), layer)), quiet)
-    }))
+  for (
+    const [what, steps] of [
+      ["a call that is answered", ["inner"]],
+      ["one whose handler dies", ["die"]],
+      ["one that hedges", ["never", "ok"]]
+    ] as const
+  ) {
+    it.effect(`ends every span once of ${what}, wherever it is interrupted`, () =>
+      Effect.gen(function*() {
+        const { layer, spans } = counting()
+        const policy: ClientStack.Options = what === "one that hedges"
+          ? { ...retrying, hedge: { delay: "0 millis" } }
+          : retrying
+        let most = 0
+        yield* Effect.gen(function*() {
+          const client = yield* ClientTest.make(Shop, handlers, { policy })
+          yield* interruptEverywhere(Effect.succeed({
+            work: client.Shop.Buy({ steps }),
+            check: (where) =>
+              Effect.sync(() => {
+                most = Math.max(most, spans.length)
+                const wrong = spans.filter(({ ends }) => ends !== 1).map(({ ends, kind, name }) =>
+                  `${kind} ${name}: ${ends}`
+                )
+                assert.deepStrictEqual(wrong, [], where)
+                spans.length = 0
+              })
+          }))
+        }).pipe(Effect.scoped, Effect.provide(Layer.merge(Observe.layer(Tracing.make()), layer)), quiet)
+        assert.isAtLeast(most, what === "one that hedges" ? 5 : 3)
+      }))
+  }
 
   it.effect("puts what a handler traces beneath its own span, and calls beneath what makes them", () =>
     Effect.gen(function*() {
