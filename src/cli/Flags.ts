@@ -29,7 +29,8 @@ export const dashboardPort: Flag.Flag<Option.Option<number>> = Flag.Int("dashboa
 )
 
 /** An address that a transport of ours understands. */
-export const isAddress = (text: string): boolean => /^tcp:\/\/(\[[^\]]+\]|[^:/]+):\d{1,5}$/.test(text)
+export const isAddress = (text: string): boolean =>
+  Number(/^tcp:\/\/(?:\[[^\]]+\]|[^:/]+):(\d{1,5})$/.exec(text)?.[1]) <= 65_535
 
 /** The text of a file; `-` is standard input. */
 export const contents = (

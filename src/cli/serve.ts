@@ -67,8 +67,8 @@ export const serve = Command.make("serve", config, ({ dashboardPort, grace, list
     Effect.catch((error) =>
       Effect.andThen(
         Console.error(
-          error._tag === "CallError"
-            ? `CallError ${error.reason._tag}: ${error.message}`
+          error._tag === "CallError" && error.reason._tag === "ConnectFailed"
+            ? `holdfast serve: cannot listen on ${listen}: ${error.reason.detail}`
             : `holdfast serve: ${error.message}`
         ),
         Effect.fail(new Ended({ code: ExitCode.call }))

@@ -188,8 +188,17 @@ describe("holdfast serve", () => {
   it.effect("says why it cannot listen", () =>
     Effect.gen(function*() {
       const { code, err } = yield* run("serve", "--listen", address)
-      assert.match(err, /^CallError ConnectFailed: \S+ cannot connect .*EADDRINUSE/)
+      assert.strictEqual(err, `holdfast serve: cannot listen on ${address}: EADDRINUSE\n`)
       assert.strictEqual(code, 3)
+    }))
+
+  it.effect("wants ports that there are", () =>
+    Effect.gen(function*() {
+      for (const args of [["--listen", "tcp://127.0.0.1:65536"], ["--dashboard-port", "65536"]]) {
+        const { code, err } = yield* run("serve", ...args)
+        assert.match(err, /Expected: .*, got (tcp:\/\/127\.0\.0\.1:)?65536$/m)
+        assert.strictEqual(code, 1)
+      }
     }))
 
   it("logs connections and refused requests on standard error when it is asked to", async () => {
