@@ -31,16 +31,16 @@ const between = (minimum: number, maximum: number) =>
 const config = {
   seconds: Flag.Int("seconds").pipe(
     between(5, 3600),
-    Flag.withDescription("How long calls are made"),
+    Flag.withDescription("How long calls are made (60)"),
     Flag.withDefault(60)
   ),
   rate: Flag.Int("rate").pipe(
     between(1, 2000),
-    Flag.withDescription("Calls per second through each client"),
+    Flag.withDescription("Calls per second through each client (100)"),
     Flag.withDefault(100)
   ),
   seed: Flag.Int("seed").pipe(
-    Flag.withDescription("Which calls are made, and which server each fault hits"),
+    Flag.withDescription("Which calls are made, and which server each fault hits (1)"),
     Flag.withDefault(1)
   ),
   json: Flag.String("json").pipe(

@@ -25,7 +25,7 @@ const description = `Serve the example service, UserService, until SIGTERM or SI
 const config = {
   listen: Flag.String("listen").pipe(
     Flag.filter(isAddress, (text) => `tcp://host:port, got ${text}`),
-    Flag.withDescription("Where to listen; port 0 is any free one"),
+    Flag.withDescription("Where to listen; port 0 is any free one (tcp://127.0.0.1:7070)"),
     Flag.withDefault("tcp://127.0.0.1:7070")
   ),
   grace: duration("grace").pipe(

@@ -1,6 +1,7 @@
 /**
  * A snapshot over HTTP: `GET /holdfast/snapshot` as JSON, and
- * `GET /holdfast/events` as server-sent events.
+ * `GET /holdfast/events` as server-sent events. Where an `Explain` keeps logs,
+ * `GET /holdfast/calls` has those of the last failed calls.
  *
  * The stream begins with an event `snapshot` and repeats it every interval, which
  * is its heartbeat. Behind the first comes `earlier`, a list of what happened
@@ -18,8 +19,10 @@ import * as Sse from "effect/encoding/Sse"
 import * as HttpRouter from "effect/http/HttpRouter"
 import * as HttpServerResponse from "effect/http/HttpServerResponse"
 import * as Layer from "effect/Layer"
+import * as Option from "effect/Option"
 import * as Stream from "effect/Stream"
 import * as Options from "../contract/Options.ts"
+import * as Explain from "../observe/Explain.ts"
 import * as Snapshot from "../observe/Snapshot.ts"
 
 export interface SnapshotHttpOptions {
@@ -47,6 +50,11 @@ export const layer = (
     Options.check(millis <= 15_000, where, "interval", "at most 15 seconds", interval)
     Options.integer(where, "maxWatchers", maxWatchers, 1)
     const snapshot = yield* Snapshot.Snapshot
+    const explain = yield* Effect.serviceOption(Explain.Explain)
+    const failed = Option.match(explain, {
+      onNone: () => Effect.succeed(null),
+      onSome: ({ recent }) => Effect.map(recent, (logs) => logs.filter(isFailed).slice(0, maxCalls).map(told))
+    })
     let watchers = 0
     // Counted where it runs: the answer to a HEAD is never run.
     const counted = Effect.acquireRelease(Effect.sync(() => watchers++), () => Effect.sync(() => watchers--))
@@ -59,6 +67,11 @@ export const layer = (
         "GET",
         "/holdfast/snapshot",
         Effect.map(snapshot.take, (taken) => HttpServerResponse.jsonUnsafe(taken, { headers: uncached }))
+      ),
+      HttpRouter.add(
+        "GET",
+        "/holdfast/calls",
+        Effect.map(failed, (calls) => HttpServerResponse.jsonUnsafe(calls, { headers: uncached }))
       ),
       HttpRouter.add(
         "GET",
@@ -76,6 +89,19 @@ export const layer = (
       )
     )
   }))
+
+/** Failed calls that are told of. */
+const maxCalls = 20
+
+/** An error of the contract is an answer: only a `CallError` says whether the call was sent. */
+const isFailed = ({ error, result }: Explain.Explanation): boolean => result === "failure" && error?.sent !== undefined
+
+/** A log in words, of the error its tag only: what a server says in its message is for the caller. */
+const told = ({ error, ...log }: Explain.Explanation) => ({
+  endedAt: new Date(log.startedAtMillis + log.durationMillis).toISOString(),
+  traceId: log.traceId ?? null,
+  text: Explain.text({ ...log, error: { ...error!, message: undefined } })
+})
 
 const encode = (update: Snapshot.Update): string => {
   switch (update._tag) {

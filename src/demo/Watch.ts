@@ -9,6 +9,7 @@ import * as Layer from "effect/Layer"
 import * as Logger from "effect/Logger"
 import type * as Scope from "effect/Scope"
 import * as Dashboard from "../dashboard/Dashboard.ts"
+import * as Explain from "../observe/Explain.ts"
 import * as Logging from "../observe/Logging.ts"
 import * as Metrics from "../observe/Metrics.ts"
 import * as Observe from "../observe/Observe.ts"
@@ -59,11 +60,11 @@ const lines = (file: string) =>
 
 const page = (port: number | undefined): Effect.Effect<Watch, Dashboard.DashboardError, Scope.Scope> =>
   Effect.gen(function*() {
-    const service = yield* Layer.build(Snapshot.layer)
+    const service = yield* Layer.build(Layer.merge(Snapshot.layer, Explain.layer()))
     const snapshot = Context.get(service, Snapshot.Snapshot)
     const { naive, resilient, url } = yield* Effect.all({
       naive: Layer.build(Observe.layer(Snapshot.make({ part: "naive" }))),
-      resilient: Layer.build(Observe.layer(Snapshot.make({ part: "resilient" }), Metrics.make())),
+      resilient: Layer.build(Observe.layer(Snapshot.make({ part: "resilient" }), Metrics.make(), Explain.receiver)),
       url: Effect.map(Dashboard.make({ port, routes: Metrics.layerHttp() }), ({ url }) => url)
     }).pipe(Effect.provide(service))
     return {

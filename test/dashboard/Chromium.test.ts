@@ -17,6 +17,7 @@ import type * as ClientStack from "../../src/client/ClientStack.ts"
 import * as Dashboard from "../../src/dashboard/Dashboard.ts"
 import * as Faults from "../../src/demo/Faults.ts"
 import { handlers, UserService } from "../../src/demo/UserService.ts"
+import * as Explain from "../../src/observe/Explain.ts"
 import * as Observe from "../../src/observe/Observe.ts"
 import * as Snapshot from "../../src/observe/Snapshot.ts"
 import * as Server from "../../src/server/Server.ts"
@@ -48,7 +49,7 @@ const server = (faults: Faults.Faults) =>
     ({ address }) => address
   )
 
-const observed = (part: string) => Layer.build(Observe.layer(Snapshot.make({ part })))
+const observed = (part: string) => Layer.build(Observe.layer(Snapshot.make({ part }), Explain.receiver))
 
 /** Calls through both clients, one after the other, until the scope closes. */
 const load = (addresses: ReadonlyArray<string>) =>
@@ -139,6 +140,8 @@ describe.skipIf(!isThere)("Dashboard in Chromium", () => {
       yield* until(page, "#trouble a:text-matches(\"^naive: [0-9.]+ % answered$\")")
       assert.match(yield* Effect.promise(() => page.title()), /^\d in trouble – holdfast$/)
       yield* shoot(page, "open")
+      yield* Effect.promise(() => page.locator("#calls summary").first().press("Enter"))
+      yield* until(page, "#calls details[open] pre:text-matches(\"attempt 1 -> 127\")")
       // Whoever comes later sees what happened before.
       yield* Effect.promise(() => page.reload())
       yield* until(page, "#events li[data-kind=\"Transition\"][data-tone=\"bad\"]:not(.new)")
@@ -165,7 +168,7 @@ describe.skipIf(!isThere)("Dashboard in Chromium", () => {
       assert.match(yield* textOf(page, "#status"), /^disconnected, again in \d s$/)
       yield* Dashboard.make({ port: Number(new URL(url).port), interval: "100 millis" })
       yield* until(page, "body:not([data-stale]) #status[data-tone=\"good\"]")
-    }).pipe(Effect.scoped, Effect.provide([Snapshot.layer, Logger.layer([])])))
+    }).pipe(Effect.scoped, Effect.provide([Snapshot.layer, Explain.layer(), Logger.layer([])])))
 
   it.live("shows of a hundred endpoints with long names those in trouble first, and where their names differ", () =>
     Effect.gen(function*() {

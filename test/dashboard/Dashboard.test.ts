@@ -18,8 +18,11 @@ import * as Net from "node:net"
 import * as Dashboard from "../../src/dashboard/Dashboard.ts"
 import { html } from "../../src/dashboard/internal/page.ts"
 import * as SnapshotHttp from "../../src/dashboard/SnapshotHttp.ts"
+import * as Explain from "../../src/observe/Explain.ts"
 import * as Observe from "../../src/observe/Observe.ts"
 import * as Snapshot from "../../src/observe/Snapshot.ts"
+import * as ClientTest from "../../src/testing/ClientTest.ts"
+import { handlers, Shop, type Step } from "../support/shop.ts"
 
 /** A dashboard on a free port, with one part. */
 const served = (options: Dashboard.DashboardOptions<HttpRouter.HttpRouter> = {}) =>
@@ -235,6 +238,46 @@ describe("SnapshotHttp", () => {
         socket.resume()
       })
       assert.isTrue(lost > 0 && lost < 2000)
+    })
+  )
+
+  it.live("tells of the last failed calls what was decided on their way, and of no others", () =>
+    Effect.gen(function*() {
+      const { url } = yield* Dashboard.Dashboard
+      const calls = Effect.promise(() =>
+        fetch(`${url}holdfast/calls`).then((response) => response.json())
+      ) as Effect.Effect<
+        ReadonlyArray<{ readonly endedAt: string; readonly traceId: string | null; readonly text: string }>
+      >
+      assert.deepStrictEqual(yield* calls, [])
+      const buy = (...steps: ReadonlyArray<Step>) =>
+        Effect.gen(function*() {
+          const client = yield* ClientTest.make(Shop, handlers, { policy: { retry: false } })
+          yield* Effect.exit(client.Shop.Buy({ steps }))
+        }).pipe(Effect.scoped)
+      yield* Effect.forEach(["ok", "soldOut"] as const, (step) => buy(step))
+      yield* Effect.replicateEffect(buy("overloaded"), 21)
+      const failed = yield* calls
+      assert.lengthOf(failed, 20)
+      const [{ endedAt, text, traceId }] = failed as [(typeof failed)[number]]
+      assert.match(
+        text,
+        /^Shop\.Buy: failed in \S+ ms after 1 attempt.*: Overloaded\n +0 ms {2}attempt 1 -> \S+ Overloaded in /
+      )
+      assert.notInclude(text, "queue")
+      assert.deepStrictEqual([traceId, Number.isNaN(Date.parse(endedAt))], [null, false])
+    }).pipe(
+      Effect.provide(
+        Layer.merge(Dashboard.layer({ port: 0 }), Observe.layer(Snapshot.make(), Explain.receiver)).pipe(
+          Layer.provide([Snapshot.layer, Explain.layer()])
+        )
+      )
+    ))
+
+  test(
+    "has nothing to tell of calls where nobody keeps their logs",
+    Effect.gen(function*() {
+      assert.strictEqual(yield* Effect.flatMap(get("holdfast/calls"), (response) => response.text), "null")
     })
   )
 

@@ -25,6 +25,10 @@ export const html = `<!doctype html>
 <label><input type="checkbox" id="minor"> attempts, retries and sessions too</label></header>
 <ol id="events" tabindex="0" aria-labelledby="events-title"><li id="quiet" class="dim">nothing has happened yet</li></ol>
 </section>
+<section class="card ticker" id="failed" aria-labelledby="failed-title" hidden>
+<header><h2 id="failed-title">Failed calls</h2><span class="dim">the last, and what was decided on their way</span></header>
+<ol id="calls"></ol>
+</section>
 <p id="announcer" class="unseen" aria-live="polite"></p>
 </body>
 </html>

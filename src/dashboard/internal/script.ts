@@ -583,6 +583,36 @@ export const script = String.raw`"use strict";
   });
   eventsNode.className = "major";
 
+  // Failed calls ----------------------------------------------------------------
+
+  const callRow = () => {
+    const when = el("span", { class: "when" }), what = el("span"), log = el("pre");
+    return {
+      node: el("li", {}, [el("details", {}, [el("summary", {}, [when, what]), log])]),
+      update: ({ endedAt, traceId, text }) => {
+        const end = text.indexOf("\n");
+        say(when, clockOf(new Date(endedAt)));
+        say(what, end < 0 ? text : text.slice(0, end));
+        say(log, (end < 0 ? "" : text.slice(end + 1)) + (traceId === null ? "" : "\ntrace " + traceId));
+      }
+    };
+  };
+  const calls = list(byId("calls"), callRow);
+  let isAsking = false;
+  const ask = async () => {
+    // Who reads one does not want it to move.
+    if (isAsking || document.querySelector("#calls details[open]") !== null) return;
+    isAsking = true;
+    try {
+      const failed = await (await fetch("holdfast/calls")).json();
+      byId("failed").hidden = failed === null || failed.length === 0;
+      calls(failed || [], ({ endedAt, text, traceId }) => [endedAt, traceId, text].join("\n"));
+    } catch (error) {
+      // The events say that the server is gone.
+    }
+    isAsking = false;
+  };
+
   // The connection --------------------------------------------------------------
 
   const statusNode = byId("status");
@@ -592,6 +622,7 @@ export const script = String.raw`"use strict";
   };
   const patience = 20000;
   const longestWait = 8;
+  let failedBefore = 0;
   let source, failures = 0, waiting, heardAt = window.performance.now();
 
   const heard = () => {
@@ -610,6 +641,10 @@ export const script = String.raw`"use strict";
       const taken = JSON.parse(message.data);
       originMillis = Date.parse(taken.takenAt) - taken.atMillis;
       draw(taken);
+      // Only where something fails there is something to ask.
+      const failed = taken.parts.reduce((sum, part) => sum + part.calls.failed, 0);
+      if (failed !== failedBefore) ask();
+      failedBefore = failed;
     });
     // What happened before, or while this page was cut off.
     source.addEventListener("earlier", (message) => {

@@ -139,6 +139,13 @@ summary { cursor: pointer; color: var(--dim); }
 #events li[data-tone="bad"] .text { color: var(--bad); }
 #events .times { color: var(--dim); font-size: 12px; }
 #events.major .minor { display: none; }
+#failed { font-size: 13px; }
+#calls li { border-top: 1px solid var(--line); padding: 2px 0; }
+#calls li:first-child { border-top: 0; }
+#calls details { margin: 0; font-size: inherit; }
+#calls summary { color: var(--bad); overflow-wrap: anywhere; }
+#calls .when { display: inline-block; min-width: 72px; color: var(--dim); font-size: 12px; }
+#calls pre { margin: 4px 0 6px; font: 12px/1.5 var(--mono); white-space: pre-wrap; overflow-wrap: anywhere; }
 a { color: var(--mark); }
 :focus-visible { outline: 2px solid var(--mark); outline-offset: 2px; }
 
