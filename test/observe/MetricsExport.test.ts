@@ -1,7 +1,14 @@
 /** Metrics as others see them: Prometheus's own tools, a Prometheus that scrapes, and a collector's OTLP endpoint. */
+import * as NodeSdk from "@effect/opentelemetry/NodeSdk"
 import * as NodeHttpClient from "@effect/platform-node/NodeHttpClient"
 import * as NodeHttpServer from "@effect/platform-node/NodeHttpServer"
 import { assert, describe, it } from "@effect/vitest"
+import {
+  AggregationTemporality,
+  type Histogram,
+  InMemoryMetricExporter,
+  PeriodicExportingMetricReader
+} from "@opentelemetry/sdk-metrics"
 import * as Effect from "effect/Effect"
 import * as HttpClient from "effect/http/HttpClient"
 import * as HttpRouter from "effect/http/HttpRouter"
@@ -317,6 +324,38 @@ describe("Metrics, for OpenTelemetry", () => {
       assert.strictEqual(answered!.bucketCounts.reduce((sum, count) => sum + count, 0), 3)
       assert.deepStrictEqual(answered!.explicitBounds, Metrics.list.callDuration.boundaries)
       assert.deepStrictEqual(metric(bodies[0]!, "circuit_breaker_open_total").sum!.dataPoints.map(pointOf), [
+        [`users@${address}`, 1]
+      ])
+    })))
+})
+
+describe("Metrics, through OpenTelemetry's SDK", () => {
+  it.live("are read when the SDK's reader collects them", () =>
+    counted(Effect.gen(function*() {
+      const exporter = new InMemoryMetricExporter(AggregationTemporality.CUMULATIVE)
+      const metricReader = new PeriodicExportingMetricReader({ exporter, exportIntervalMillis: 3_600_000 })
+      yield* Layer.build(NodeSdk.layer(() => ({ resource: { serviceName: "test" }, metricReader })))
+      const bulkhead = yield* Bulkhead.make({ name: "db", limit: 3 })
+      const address = yield* traffic
+      const flush = Effect.promise(() => metricReader.forceFlush())
+      yield* flush
+      yield* bulkhead.resize(7)
+      yield* flush
+      const metric = (name: string) =>
+        exporter.getMetrics().map(({ scopeMetrics }) =>
+          scopeMetrics.flatMap(({ metrics }) => metrics).find(({ descriptor }) => descriptor.name === name)!
+        )
+      const limits = metric("holdfast_limit").map(({ dataPoints }) =>
+        dataPoints.find(({ attributes }) => attributes["policy"] === "db")!.value
+      )
+      assert.deepStrictEqual(limits, [3, 7])
+      const [duration] = metric("rpc.client.call.duration")
+      assert.deepStrictEqual(duration!.descriptor.unit, "s")
+      const answered = duration!.dataPoints.find(({ attributes }) => attributes["error.type"] === undefined)!
+      assert.strictEqual((answered.value as Histogram).count, 3)
+      assert.deepStrictEqual((answered.value as Histogram).buckets.boundaries, Metrics.list.callDuration.boundaries)
+      const [opened] = metric("circuit_breaker_open_total")
+      assert.deepStrictEqual(opened!.dataPoints.map(({ attributes, value }) => [attributes["policy"], value]), [
         [`users@${address}`, 1]
       ])
     })))
