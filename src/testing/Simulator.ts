@@ -318,9 +318,9 @@ class Run {
     this.system = system
     this.circuits = new Stats.Circuits(system.circuits)
     const { arrivals, horizon, scenario } = this.settings
-    const factor = System.schedule(this.world, system, scenario, where)
+    const load = System.schedule(this.world, system, scenario, where)
     const dice = new Draw.Dice(this.seed, "arrivals")
-    Arrivals.start(arrivals, this.world, dice, horizon, factor, (ended) => this.arrive(ended))
+    Arrivals.start(arrivals, this.world, dice, horizon, load, (ended) => this.arrive(ended))
   }
 
   private arrive(ended: () => void): void {

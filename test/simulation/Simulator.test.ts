@@ -208,10 +208,60 @@ describe("what goes wrong", () => {
       assert.isAtMost(totals.failed, 8)
     }))
 
-  it.effect("a server that drains costs nobody an answer", () =>
+  it.effect("a server that drains costs nobody an answer, not even those whose requests are on their way", () =>
     Effect.gen(function*() {
-      const { totals } = yield* phase({ do: "drain", servers: 1 } as Simulator.Phase)
-      assert.strictEqual(totals.success, 1)
+      const near = yield* phase({ do: "drain", servers: 1 } as Simulator.Phase)
+      assert.strictEqual(near.totals.success, 1)
+      const far = yield* run({
+        arrivals: { kind: "poisson", perSecond: 200 },
+        dependency: { ...quiet.dependency, network: "50 ms" },
+        scenario: { phases: [{ do: "drain", servers: 1, from: "10 s", to: "20 s" }] }
+      })
+      assert.strictEqual(far.totals.success, 1)
+    }))
+
+  it.effect("phases that overlap add up: what one of them keeps away is not back before the last has ended", () =>
+    Effect.gen(function*() {
+      for (const what of ["down", "drain", "partition", "pause"] as const) {
+        const { totals } = yield* run({
+          policy: { name: "bounded", timeout: "1 s" },
+          dependency: { ...quiet.dependency, servers: 1 },
+          scenario: {
+            phases: [{ do: what, from: "10 s", to: "15 s" }, { do: what, from: "12 s", to: "20 s" }],
+            from: "15 s",
+            until: "19 s"
+          },
+          horizon: "60 s"
+        })
+        assert.strictEqual(totals.successDuring, 0, what)
+        assert.isAbove(totals.successAfter!, 0.8, what)
+      }
+    }))
+
+  it.effect("a proxy says of what a killed server had that it failed", () =>
+    Effect.gen(function*() {
+      const { totals } = yield* run({
+        arrivals: { kind: "poisson", perSecond: 200 },
+        dependency: { ...quiet.dependency, balancer: "proxy" },
+        scenario: { phases: [{ do: "down", servers: 1, from: "10 s", to: "20 s" }] }
+      })
+      assert.deepStrictEqual(Object.keys(totals.failures), ["Remote"])
+      assert.strictEqual(totals.pending, 0)
+    }))
+
+  it.effect("a server whose callers give up stops what it has others do for them, once", () =>
+    Effect.gen(function*() {
+      const { series, tiers } = yield* run({
+        policy: { name: "hasty", timeout: "50 ms" },
+        dependency: {
+          servers: 1,
+          service: "5 ms",
+          cancels: "everything",
+          calls: { policy: {}, dependency: { service: { exponential: "40 ms" }, cancels: "everything" } }
+        }
+      })
+      assert.isAbove(tiers[0]!.wasted, 0.3)
+      for (const { running } of series) assert.isAtLeast(running, 0)
     }))
 
   it.effect("a paused server answers late what it had; a partition loses it, and its sessions go when pings give up", () =>
@@ -263,6 +313,15 @@ describe("what goes wrong", () => {
         of.series.filter((row) => row.at >= from && row.at < from + 10_000).reduce((sum, row) => sum + row.offered, 0) /
         of.series.filter((row) => row.at >= from && row.at < from + 10_000).length
       assert.closeTo(rate(load, 10_000) / rate(load, 0), 3, 0.5)
+      // Three in a minute become a hundred in ten seconds, and not when the next of the three is due.
+      for (const kind of ["poisson", "bursty"] as const) {
+        const seldom = yield* run({
+          arrivals: { kind, perSecond: 0.05, burst: { perSecond: 0.05, every: "1 s", lasts: "1 s" } } as never,
+          scenario: { phases: [{ do: "load", factor: 200, from: "10 s", to: "20 s" }] }
+        })
+        // 3 standard deviations are 30.
+        assert.closeTo(seldom.totals.calls, 101, 30)
+      }
       const slow = yield* phase({ do: "slow", factor: 4 } as Simulator.Phase, { timeout: false })
       const p50 = (from: number) => slow.series.find((row) => row.at >= from)!.p50
       assert.closeTo(p50(15_000) / p50(5000), 4, 1.6)

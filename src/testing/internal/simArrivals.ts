@@ -41,14 +41,19 @@ export const rateAt = (points: ReadonlyArray<Point>, millis: number): number => 
   return before.perSecond
 }
 
+/** What faults make of the rate: a factor at each instant, and no less than the largest of them. */
+export interface Load {
+  readonly at: (now: number) => number
+  readonly most: number
+}
+
 /** Makes calls in a world until `horizon`. A call tells when it has ended; only closed loops listen. */
 export const start = (
   plan: Plan,
   world: World,
   dice: Draw.Dice,
   horizon: number,
-  /** What a fault makes of the rate. */
-  factor: (now: number) => number,
+  load: Load,
   call: (ended: () => void) => void
 ): void => {
   const nobody = () => {}
@@ -57,24 +62,22 @@ export const start = (
   }
   switch (plan.kind) {
     case "poisson": {
-      const highest = Math.max(...plan.rate.map((point) => point.perSecond))
-      if (highest === 0) return
-      // Faults may raise the rate; what they leave of it is decided when a candidate comes.
-      const next = () => {
-        const most = highest * Math.max(1, factor(world.now))
+      // What is left of the highest rate that ever is, is decided when a candidate comes.
+      const most = load.most * Math.max(...plan.rate.map((point) => point.perSecond))
+      if (most === 0) return
+      const next = () =>
         onlyBefore(world.now + Draw.exponential(dice, 1000 / most), () => {
-          const now = rateAt(plan.rate, world.now) * factor(world.now)
+          const now = rateAt(plan.rate, world.now) * load.at(world.now)
           if (dice.nextDoubleUnsafe() * most < now) call(nobody)
           next()
         })
-      }
       return next()
     }
     case "steady": {
       /** The part of the next call that is due. */
       let due = 0
       const next = () => {
-        const perMilli = (rateAt(plan.rate, world.now) * factor(world.now)) / 1000
+        const perMilli = (rateAt(plan.rate, world.now) * load.at(world.now)) / 1000
         // No longer than 100 ms at a time, so that a rate that changes is followed.
         const step = Math.min((1 - due) / perMilli, 100)
         onlyBefore(world.now + step, () => {
@@ -97,11 +100,11 @@ export const start = (
           turn()
         })
       }
-      const most = Math.max(plan.perSecond, plan.burstPerSecond)
+      const most = load.most * Math.max(plan.perSecond, plan.burstPerSecond)
       const next = () =>
-        onlyBefore(world.now + Draw.exponential(dice, 1000 / most / Math.max(1, factor(world.now))), () => {
-          const now = (bursting ? plan.burstPerSecond : plan.perSecond) * factor(world.now)
-          if (dice.nextDoubleUnsafe() * most * Math.max(1, factor(world.now)) < now) call(nobody)
+        onlyBefore(world.now + Draw.exponential(dice, 1000 / most), () => {
+          const now = (bursting ? plan.burstPerSecond : plan.perSecond) * load.at(world.now)
+          if (dice.nextDoubleUnsafe() * most < now) call(nobody)
           next()
         })
       turn()

@@ -64,9 +64,11 @@ export interface Job {
   readonly deadline: number
   /** Tells the caller; called at most once. */
   readonly answer: (answer: Answer) => void
+  /** Called where the server loses it. */
+  readonly lost: () => void
   /** Whether the caller still waits. */
   readonly isWanted: () => boolean
-  state: "queued" | "running" | "done"
+  state: "sent" | "queued" | "running" | "done"
   /** When a worker took it. */
   startedAt: number
   /** Stops what it calls itself. */
@@ -85,7 +87,7 @@ export interface Work {
 
 export class Server {
   readonly name: string
-  running = 0
+  private readonly working = new Set<Job>()
   private readonly queue: Array<Job> = []
   private head = 0
   /** Those in the queue that have been given up. */
@@ -94,9 +96,9 @@ export class Server {
   private frozen = false
   private frozenSince = 0
   private frozenFor = 0
-  /** Increased when everything is lost at once. */
-  private life = 0
+  /** Work that goes on once it is frozen no more, and requests that have come meanwhile. */
   private readonly held: Array<() => void> = []
+  private readonly outside: Array<Job> = []
   private readonly world: World
   private readonly options: ServerOptions
   private readonly dice: Draw.Dice
@@ -120,6 +122,11 @@ export class Server {
     this.beyond = beyond
   }
 
+  /** Requests being worked on. */
+  get running(): number {
+    return this.working.size
+  }
+
   /** Requests waiting for a worker. */
   get queued(): number {
     return this.queue.length - this.head - this.gone
@@ -131,11 +138,20 @@ export class Server {
 
   receive(job: Job): void {
     this.work.arrived++
-    if (this.running < this.options.concurrency && !this.frozen) return this.start(job)
+    this.take(job)
+  }
+
+  private take(job: Job): void {
+    // Given up on the way.
+    if (job.state === "done") return
+    // Who is frozen does not refuse either.
+    if (this.frozen) return void this.outside.push(job)
+    if (this.running < this.options.concurrency) return this.start(job)
     if (this.queued >= this.options.queue) {
       this.work.refused++
       return this.end(job, "overloaded")
     }
+    job.state = "queued"
     this.queue.push(job)
   }
 
@@ -143,12 +159,12 @@ export class Server {
   cancel(job: Job): void {
     const { cancels } = this.options
     if (cancels === "nothing" || job.state === "done") return
-    if (job.state === "queued") {
+    if (job.state !== "running") {
+      if (job.state === "queued") this.gone++
       job.state = "done"
-      this.gone++
     } else if (cancels === "everything") {
-      job.stop?.()
       this.free(job)
+      job.stop?.()
     }
   }
 
@@ -164,13 +180,21 @@ export class Server {
 
   /** Everything it holds is lost, as when its process is killed. */
   lose(): void {
-    this.life++
-    this.running = 0
+    const lost = [...this.working, ...this.queue.slice(this.head), ...this.outside].filter((job) =>
+      job.state !== "done"
+    )
+    for (const job of lost) job.state = "done"
+    this.working.clear()
     this.queue.length =
       this.head =
       this.gone =
       this.held.length =
+      this.outside.length =
         0
+    for (const job of lost) {
+      job.stop?.()
+      job.lost()
+    }
   }
 
   private thaw(): void {
@@ -185,6 +209,7 @@ export class Server {
     this.frozenFor += now - this.frozenSince
     for (const resume of this.held.splice(0)) resume()
     this.next()
+    for (const job of this.outside.splice(0)) this.take(job)
   }
 
   private start(job: Job): void {
@@ -193,7 +218,7 @@ export class Server {
     if (dropsExpired && world.now >= job.deadline) return this.end(job, "expired")
     job.state = "running"
     job.startedAt = world.now
-    this.running++
+    this.working.add(job)
     let millis = Draw.draw(options.service, this.dice)
     if (contention !== undefined) {
       const above = Math.max(0, this.running - 1 + this.queued - contention.above)
@@ -210,13 +235,11 @@ export class Server {
       if (fault.ratio !== undefined && this.dice.nextDoubleUnsafe() < fault.ratio) answer = fault.failsWith ?? "failed"
       if (fault.swallows === true) swallowed = true
     }
-    const { life } = this
     const finish = () => {
-      if (this.life !== life || job.state !== "running") return
+      if (job.state !== "running") return
       if (this.beyond === undefined || answer !== "ok") return this.finish(job, answer, swallowed)
       this.beyond(job, (succeeded) => {
-        if (this.life !== life || job.state !== "running") return
-        this.finish(job, succeeded ? "ok" : "failed", swallowed)
+        if (job.state === "running") this.finish(job, succeeded ? "ok" : "failed", swallowed)
       })
     }
     this.later(millis, finish)
@@ -224,10 +247,9 @@ export class Server {
 
   /** Runs something after so much time in which the server was not frozen. */
   private later(millis: number, run: () => void): void {
-    const { life, world } = this
+    const { world } = this
     const before = this.frozenFor
     world.after(millis, () => {
-      if (this.life !== life) return
       const missed = this.frozenFor - before + (this.frozen ? world.now - this.frozenSince : 0)
       if (this.frozen) this.held.push(() => this.later(missed, run))
       else if (missed > 0) this.later(missed, run)
@@ -245,7 +267,7 @@ export class Server {
   private free(job: Job): void {
     this.work.busy += this.world.now - job.startedAt
     job.state = "done"
-    this.running--
+    this.working.delete(job)
     this.next()
   }
 

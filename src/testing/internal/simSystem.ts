@@ -26,10 +26,11 @@ import * as PolicySpec from "../../policy/PolicySpec.ts"
 import { Transport } from "../../transport/Transport.ts"
 import * as Chaos from "../Chaos.ts"
 import type * as FaultScript from "../FaultScript.ts"
+import type * as Arrivals from "./simArrivals.ts"
 import * as Draw from "./simDraw.ts"
 import * as Read from "./simRead.ts"
 import { type Fault, type Job, Server, type Work } from "./simServer.ts"
-import { type Attempts, type Caller, type Host, Tier } from "./simTier.ts"
+import { type Attempts, type Caller, type Host, isThere, Tier } from "./simTier.ts"
 import type { World } from "./simTime.ts"
 
 /** A policy as it is simulated: what its client needs, and what stands around that. */
@@ -170,7 +171,7 @@ export const make = (options: SystemOptions): Effect.Effect<System, PolicySpec.S
       const dice = new Draw.Dice(seed, `proxy/${number}/${caller.index}`)
       const proxied = plan.balancer === "proxy"
       const route = () => {
-        const there = tier.hosts.filter((host) => !host.down && !host.draining)
+        const there = tier.hosts.filter(isThere)
         const among = there.length === 0 ? tier.hosts : there
         return among[Math.floor(dice.nextDoubleUnsafe() * among.length)]!
       }
@@ -210,8 +211,8 @@ export const make = (options: SystemOptions): Effect.Effect<System, PolicySpec.S
       const hosts = servers.map((server, index): Host => ({
         address: plan.addresses?.[index] ?? address(number, index),
         server,
-        down: false,
-        draining: false,
+        down: 0,
+        draining: 0,
         sessions: new Set()
       }))
       const tier = new Tier(hosts, {
@@ -228,7 +229,7 @@ export const make = (options: SystemOptions): Effect.Effect<System, PolicySpec.S
         servers,
         work,
         attempts,
-        callers: Array.from({ length: callers }, (_, index) => ({ index, cut: new Set<Host>() }))
+        callers: Array.from({ length: callers }, (_, index) => ({ index, cut: [] }))
       }
     }
 
@@ -281,13 +282,13 @@ export const make = (options: SystemOptions): Effect.Effect<System, PolicySpec.S
 
 // What goes wrong ----------------------------------------------------------------------------------
 
-/** Puts the phases of a scenario on the world's calendar. Gives the factor by which calls are made more often. */
+/** Puts the phases of a scenario on the world's calendar. Gives what they make of the rate of calls. */
 export const schedule = (
   world: World,
   system: System,
   scenario: Read.ScenarioPlan,
   where: string
-): (now: number) => number => {
+): Arrivals.Load => {
   const loads: Array<Read.PhasePlan & { readonly factor: number }> = []
   for (const [index, plan] of scenario.phases.entries()) {
     const { from, phase, to } = plan
@@ -344,13 +345,13 @@ export const schedule = (
         during(
           () => {
             for (const host of hosts) {
-              host.down = true
+              host.down++
               host.server.lose()
               for (const session of host.sessions) session.close("reset by the peer")
             }
           },
           () => {
-            for (const host of hosts) host.down = false
+            for (const host of hosts) host.down--
           }
         )
         break
@@ -358,12 +359,12 @@ export const schedule = (
         during(
           () => {
             for (const host of hosts) {
-              host.draining = host.down = true
+              host.draining++
               for (const session of host.sessions) session.goAway()
             }
           },
           () => {
-            for (const host of hosts) host.draining = host.down = false
+            for (const host of hosts) host.draining--
           }
         )
         break
@@ -371,11 +372,11 @@ export const schedule = (
         const cut = callers.filter((caller) => Read.isAmong(phase.clients, caller.index))
         during(
           () => {
-            for (const caller of cut) for (const host of hosts) caller.cut.add(host)
+            for (const caller of cut) caller.cut.push(...hosts)
             for (const host of hosts) for (const session of host.sessions) session.watch(world)
           },
           () => {
-            for (const caller of cut) for (const host of hosts) caller.cut.delete(host)
+            for (const caller of cut) for (const host of hosts) caller.cut.splice(caller.cut.indexOf(host), 1)
           }
         )
         break
@@ -384,9 +385,12 @@ export const schedule = (
         loads.push({ ...plan, factor: phase.factor })
     }
   }
-  return (now) => {
-    let factor = 1
-    for (const load of loads) if (now >= load.from && now < load.to) factor *= load.factor
-    return factor
+  return {
+    most: loads.reduce((product, { factor }) => product * Math.max(1, factor), 1),
+    at: (now) => {
+      let factor = 1
+      for (const load of loads) if (now >= load.from && now < load.to) factor *= load.factor
+      return factor
+    }
   }
 }

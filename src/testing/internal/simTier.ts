@@ -25,19 +25,22 @@ const silence: Draw.Distribution = { kind: "uniform", from: 4000, to: 9000 }
 export interface Host {
   readonly address: string
   readonly server: Server
-  /** Refuses connections: its process is not there. */
-  down: boolean
-  /** Takes nothing new and says so. */
-  draining: boolean
+  /** Phases that keep its process away: what is sent to it is lost. */
+  down: number
+  /** Phases in which it takes no connection and finishes what it has. */
+  draining: number
   readonly sessions: Set<SimSession>
 }
 
 /** Who calls: a client, or a server of the tier before. */
 export interface Caller {
   readonly index: number
-  /** Hosts it cannot reach. */
-  readonly cut: Set<Host>
+  /** Hosts it cannot reach, once for each phase that says so. */
+  readonly cut: Array<Host>
 }
+
+/** Whether a host takes connections. */
+export const isThere = ({ down, draining }: Host): boolean => down + draining === 0
 
 /** What the attempts of a tier have come to. */
 export interface Attempts {
@@ -141,7 +144,7 @@ export class Tier {
     const { world } = this.options
     return Effect.callback((resume) => {
       const host = this.byAddress.get(address)
-      if (host !== undefined && caller.cut.has(host)) {
+      if (host !== undefined && caller.cut.includes(host)) {
         const event = world.after(
           connectTimeoutMillis,
           () => resume(Effect.fail(connectFailed(address, "timeout", `no connection within ${connectTimeoutMillis}ms`)))
@@ -152,7 +155,7 @@ export class Tier {
       }
       const event = world.after(this.oneWay() + this.oneWay(), () =>
         resume(
-          this.isOver || host?.down === true
+          this.isOver || (host !== undefined && !isThere(host))
             ? Effect.fail(connectFailed(address, "refused", "nobody listens"))
             : Effect.succeed(host)
         ))
@@ -229,10 +232,14 @@ export class SimSession implements Session {
       this.pending.push(entry)
       const job: Job = {
         deadline: request.deadline,
-        state: "queued",
+        state: "sent",
         startedAt: 0,
         stop: undefined,
         isWanted: () => waits,
+        // Behind a proxy, which is still there: it knows no more than that there is no answer.
+        lost: () => {
+          if (this.route !== undefined) job.answer("failed")
+        },
         answer: (answer) => {
           world.after(this.tier.oneWay(), () => {
             if (!waits || this.isCut(host)) return
@@ -253,7 +260,7 @@ export class SimSession implements Session {
       })
       world.after(this.tier.oneWay(), () => {
         if (this.isCut(host)) return
-        if (!host.down) return host.server.receive(job)
+        if (host.down === 0) return host.server.receive(job)
         // Behind a proxy: one host of many is not there.
         if (this.route !== undefined) job.answer("unavailable")
       })
@@ -263,7 +270,7 @@ export class SimSession implements Session {
     })
 
   private isCut(host: Host): boolean {
-    return this.caller.cut.has(host)
+    return this.caller.cut.includes(host)
   }
 
   private forget(entry: Pending): void {
@@ -307,7 +314,7 @@ export class SimSession implements Session {
 
   /** The host has come back to life. */
   greet(): void {
-    if (this.greeted) return
+    if (this.greeted || this.host?.server.isFrozen === true) return
     this.greeted = true
     this.changed()
   }

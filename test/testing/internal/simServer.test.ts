@@ -24,24 +24,26 @@ const make = (options: Partial<ServerOptions> = {}) => {
     new Draw.Dice(1, "server"),
     work
   )
-  const send = (name: string, deadline = Infinity): Job => {
-    const job: Job = {
-      deadline,
-      state: "queued",
-      startedAt: 0,
-      stop: undefined,
-      isWanted: () => true,
-      answer: (answer) => answers.push([name, answer, world.now])
-    }
-    server.receive(job)
-    return job
+  const job = (name: string, deadline = Infinity): Job => ({
+    deadline,
+    state: "sent",
+    startedAt: 0,
+    stop: undefined,
+    lost: () => {},
+    isWanted: () => true,
+    answer: (answer) => answers.push([name, answer, world.now])
+  })
+  const send = (name: string, deadline?: number): Job => {
+    const sent = job(name, deadline)
+    server.receive(sent)
+    return sent
   }
   const during = (from: number, to: number, fault: Fault) => {
     world.at(from, () => server.impose(fault))
     world.at(to, () => server.lift(fault))
   }
   const end = () => world.advance(10_000, () => false)
-  return { world, work, server, send, during, end, answers }
+  return { world, work, server, job, send, during, end, answers }
 }
 
 describe("a simulated server", () => {
@@ -65,6 +67,21 @@ describe("a simulated server", () => {
     within.world.at(60, () => within.send("b"))
     within.end()
     assert.deepStrictEqual(within.answers, [["a", "ok", 200], ["b", "ok", 300]])
+  })
+
+  it("refuses nobody while it is frozen: who is too many hears of it afterwards, and who was killed in the frost never", () => {
+    const { answers, during, end, send, work, world } = make()
+    during(0, 50, { freezes: true })
+    for (const name of ["a", "b", "c"]) world.at(10, () => send(name))
+    end()
+    assert.deepStrictEqual(answers, [["c", "overloaded", 50], ["a", "ok", 150], ["b", "ok", 250]])
+    assert.deepStrictEqual([work.arrived, work.refused], [3, 1])
+    const killed = make()
+    killed.during(0, 50, { freezes: true })
+    killed.world.at(10, () => killed.send("a"))
+    killed.world.at(20, () => killed.server.lose())
+    killed.end()
+    assert.deepStrictEqual(killed.answers, [])
   })
 
   it("faults that overlap add up, and go one by one", () => {
@@ -119,6 +136,28 @@ describe("a simulated server", () => {
     send("b", 99)
     end()
     assert.deepStrictEqual(answers, [["b", "expired", 100], ["a", "ok", 100]])
+  })
+
+  it("what is given up before it arrives is never worked on, and takes nobody's place", () => {
+    const { answers, end, job, send, server, work, world } = make({ cancels: "queued" })
+    const early = job("early")
+    server.cancel(early)
+    world.at(10, () => server.receive(early))
+    world.at(20, () => send("a"))
+    end()
+    assert.deepStrictEqual(answers, [["a", "ok", 120]])
+    assert.deepStrictEqual([server.running, server.queued, work.busy], [0, 0, 100])
+  })
+
+  it("what was lost when it was killed is not given up once more", () => {
+    const { answers, end, send, server, world } = make({ cancels: "everything" })
+    const [a, b] = [send("a"), send("b")]
+    world.at(50, () => server.lose())
+    world.at(60, () => [a, b].forEach((lost) => server.cancel(lost)))
+    world.at(70, () => ["c", "d"].forEach((name) => send(name)))
+    end()
+    assert.deepStrictEqual(answers, [["c", "ok", 170], ["d", "ok", 270]])
+    assert.deepStrictEqual([server.running, server.queued], [0, 0])
   })
 
   it("loses everything when it is killed, and begins anew", () => {
