@@ -96,6 +96,20 @@ const policyOf = Effect.fnUntraced(function*(file: string) {
   return { name: file === "-" ? "policy" : path.parse(file).name, ...written as PolicySpec.PolicySpec }
 })
 
+/** Policies by their files; where several have one name, the files tell them apart. */
+const policiesOf = Effect.fnUntraced(function*(given: ReadonlyArray<string>) {
+  const again = given.find((file, index) => given.indexOf(file) < index)
+  if (again !== undefined) {
+    return yield* new Unusable({ message: `--compare: must be another policy, got ${again} again` })
+  }
+  const policies = yield* Effect.forEach(given, policyOf)
+  return policies.map((policy, index) =>
+    policies.some(({ name }, other) => other !== index && name === policy.name)
+      ? { ...policy, name: `${policy.name} (${given[index]})` }
+      : policy
+  )
+})
+
 const parameters = (set: ReadonlyArray<string>): Effect.Effect<Record<string, number>, Unusable> =>
   Effect.gen(function*() {
     const values: Record<string, number> = {}
@@ -182,7 +196,7 @@ const run = Effect.fnUntraced(function*(
 export const simulate = Command.make("simulate", config, (input) =>
   Effect.gen(function*() {
     const files = yield* FileSystem.FileSystem
-    const policies = yield* Effect.forEach([input.file, ...input.compare], policyOf)
+    const policies = yield* policiesOf([input.file, ...input.compare])
     const situation = yield* situationOf(input.scenario, input.set)
     const faults = Option.isNone(input.faults)
       ? undefined

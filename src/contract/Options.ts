@@ -16,7 +16,14 @@ const show = (value: unknown): string =>
     ? JSON.stringify(value)
     : Duration.isDuration(value)
     ? Duration.format(value)
+    : isData(value)
+    ? JSON.stringify(value)
     : String(value)
+
+/** A list or an object of a document, whose `String` says nothing. */
+const isData = (value: unknown): boolean =>
+  Array.isArray(value) ||
+  (typeof value === "object" && value !== null && Object.getPrototypeOf(value) === Object.prototype)
 
 /** Throws unless `holds`. */
 export const check = (holds: boolean, where: string, field: string, constraint: string, value: unknown): void => {

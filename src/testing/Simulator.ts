@@ -148,11 +148,14 @@ interface Settings {
 
 const ofBytes: ReadonlySet<FaultScript.Kind> = new Set(["bandwidth", "slice", "corrupt", "limit"])
 
+const inFaults = ({ message }: FaultScript.ScriptError): FaultScript.ScriptError =>
+  new FaultScript.ScriptError({ message: Read.within("faults", message) })
+
 /** The script, if every fault of it means something here. */
 const readFaults = (faults: FaultScript.Input | undefined) =>
   faults === undefined ?
     Effect.succeed(undefined) :
-    Effect.tap(FaultScript.from(faults), ({ phases }) =>
+    Effect.tap(Effect.mapError(FaultScript.from(faults), inFaults), ({ phases }) =>
       Effect.sync(() => {
         for (const { fault, name } of phases) {
           Options.check(

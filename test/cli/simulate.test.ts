@@ -74,6 +74,16 @@ describe("holdfast simulate", () => {
       assert.notMatch(seen[1]!, /https?:|<script|<link|NaN|undefined/)
     }))
 
+  it.effect("two files with policies of one name are told apart by their files", () =>
+    Effect.gen(function*() {
+      const { code, out } = yield* simulate(["@before.yaml", "--compare", "@after.yaml", ...quick], {
+        "before.yaml": `name: checkout\n${policy}`,
+        "after.yaml": "name: checkout\nidempotent: true"
+      })
+      assert.strictEqual(code, 0)
+      assert.match(out, /^ +checkout \(@before\.yaml\) +checkout \(@after\.yaml\)$/m)
+    }))
+
   it.effect("takes a situation and a fault script from files", () =>
     Effect.gen(function*() {
       const { code, out } = yield* simulate(["@naive.yaml", "--scenario", "@own.yaml", "--faults", "@faults.yaml"], {
@@ -103,6 +113,11 @@ horizon: 20 s
       [
         ["@naive.yaml", "--set", "size=3"],
         /--set: no parameter size; parameters of spike:\n {2}rate +430 +calls per second\n/
+      ],
+      [["@naive.yaml", "--compare", "@naive.yaml"], /--compare: must be another policy, got @naive\.yaml again/],
+      [
+        ["@naive.yaml", "--compare", "default", "--compare", "default"],
+        /--compare: must be another policy, got default again/
       ],
       [["@naive.yaml", "--set", "rate"], /--set: expected name=value with a number, got rate/],
       [

@@ -314,9 +314,12 @@ describe("what goes wrong", () => {
         of.series.filter((row) => row.at >= from && row.at < from + 10_000).length
       assert.closeTo(rate(load, 10_000) / rate(load, 0), 3, 0.5)
       // Three in a minute become a hundred in ten seconds, and not when the next of the three is due.
-      for (const kind of ["poisson", "bursty"] as const) {
+      const burst = { perSecond: 0.05, every: "1 s", lasts: "1 s" }
+      for (
+        const arrivals of [{ kind: "poisson", perSecond: 0.05 }, { kind: "bursty", perSecond: 0.05, burst }] as const
+      ) {
         const seldom = yield* run({
-          arrivals: { kind, perSecond: 0.05, burst: { perSecond: 0.05, every: "1 s", lasts: "1 s" } } as never,
+          arrivals,
           scenario: { phases: [{ do: "load", factor: 200, from: "10 s", to: "20 s" }] }
         })
         // 3 standard deviations are 30.
@@ -406,6 +409,9 @@ describe("policies that answer themselves", () => {
 })
 
 describe("what makes no sense is refused before anything runs", () => {
+  const dependencyFields =
+    "servers, concurrency, service, queue, contention, failure, cancels, dropsExpired, retryAfter, network, balancer, calls"
+
   it.effect.each(
     [
       [{ policy: { retry: { attempts: 0 } } }, "retry.attempts: Expected a value greater than or equal to 1, got 0"],
@@ -418,6 +424,78 @@ describe("what makes no sense is refused before anything runs", () => {
       [
         { dependency: { service: 1, calls: { policy: {}, dependency: { service: 1, queue: -1 } } } },
         "Simulator.run: dependency.calls.dependency.queue must be an integer >= 0, got -1"
+      ],
+      [
+        { dependency: { service: null } },
+        "Simulator.run: dependency.service must be a duration, or one of uniform, exponential, normal, lognormal, pareto, mixture, got null"
+      ],
+      [
+        { dependency: { service: { exponential: 1, uniform: [1, 2] } } },
+        "Simulator.run: dependency.service must be a duration, or one of uniform, exponential, normal, lognormal, pareto, mixture, got \"exponential, uniform\""
+      ],
+      [
+        { dependency: { service: { lognormal: { p50: 1, p9: 2 } } } },
+        "Simulator.run: dependency.service.lognormal must be an object of p50, p99, got \"p9\""
+      ],
+      [
+        { dependency: { service: { uniform: "3 ms" } } },
+        "Simulator.run: dependency.service.uniform must be a list of two durations, got \"3 ms\""
+      ],
+      [
+        { dependency: { service: { mixture: 4 } } },
+        "Simulator.run: dependency.service.mixture must be a list of parts, at least one, got 4"
+      ],
+      [
+        { dependency: { service: { mixture: [{ weight: 0, of: 1 }] } } },
+        "Simulator.run: dependency.service.mixture must be parts of which one has a weight, got 0"
+      ],
+      [
+        { dependency: { service: 1, contention: { abov: 4 } } },
+        "Simulator.run: dependency.contention must be an object of above, factor, perRequest, got \"abov\""
+      ],
+      [
+        { dependency: { service: 1, contention: 4 } },
+        "Simulator.run: dependency.contention must be an object of above, factor, perRequest, got 4"
+      ],
+      [
+        { dependency: { service: 1, failure: { ratio: 1, with: "failed" } } },
+        "Simulator.run: dependency.failure must be an object of ratio, as, got \"with\""
+      ],
+      [{ dependency: [] }, `Simulator.run: dependency must be an object of ${dependencyFields}, got []`],
+      [
+        { dependency: { service: 1, calls: { dependency: { service: 1 } } } },
+        "dependency.calls.policy: Expected object, got undefined"
+      ],
+      [
+        {
+          dependency: { service: 1, calls: { policy: { retry: { attempts: 0 } }, dependency: { service: 1 } } }
+        },
+        "dependency.calls.policy: retry.attempts: Expected a value greater than or equal to 1, got 0"
+      ],
+      [
+        { arrivals: { kind: "bursty", perSecond: 1 } },
+        "Simulator.run: arrivals.burst must be an object of perSecond, every, lasts, got undefined"
+      ],
+      [{ arrivals: { kind: "replay" } }, "Simulator.run: arrivals.at must be a list of times, got undefined"],
+      [
+        { arrivals: { kind: "poisson", perSecond: [{ at: 0, rate: 3 }] } },
+        "Simulator.run: arrivals.perSecond.0 must be an object of at, perSecond, got \"rate\""
+      ],
+      [
+        { arrivals: { kind: "closed", users: 1, think: 1, perSecond: 3 } },
+        "Simulator.run: arrivals must be an object of kind, users, think, got \"perSecond\""
+      ],
+      [
+        { scenario: { phases: [{ do: "pause", from: 0, to: 1, factor: 3 }] } },
+        "Simulator.run: scenario.phases.0 must be an object of do, from, to, servers, tier, got \"factor\""
+      ],
+      [
+        { scenario: { phases: [], from: "2 s", until: "1 s" } },
+        "Simulator.run: scenario.until must be later than from (2000ms), got \"1 s\""
+      ],
+      [
+        { faults: { phases: [{ name: "thin", from: 0, to: 1 }] } },
+        "faults: phases.0.fault: missing"
       ],
       [
         { arrivals: { kind: "random" } },

@@ -181,36 +181,53 @@ export const millis = (where: string, field: string, time: Time, zero = true): n
 
 /** Checks that something is an object with no fields but these: it may come from a file, and a misspelt field says nothing. */
 export const fields = (where: string, field: string, given: unknown, known: ReadonlyArray<string>): void => {
-  Options.check(typeof given === "object" && given !== null, where, field, `an object of ${known.join(", ")}`, given)
+  const isObject = typeof given === "object" && given !== null && !Array.isArray(given)
+  Options.check(isObject, where, field, `an object of ${known.join(", ")}`, given)
   for (const name of Object.keys(given as object)) {
     Options.check(known.includes(name), where, field, `an object of ${known.join(", ")}`, name)
   }
 }
 
+/** Problems, one a line, with the field in whose document they are. */
+export const within = (field: string, problems: string): string => problems.replaceAll(/^/gm, `${field}: `)
+
 /** The 99th percentile of a standard normal distribution. */
 const z99 = 2.3263478740408408
 
+const shapes = ["uniform", "exponential", "normal", "lognormal", "pareto", "mixture"]
+
 export const distribution = (where: string, field: string, latency: Latency): Draw.Distribution => {
   const of = (name: string, time: Time, zero = true) => millis(where, `${field}.${name}`, time, zero)
-  if (typeof latency !== "object" || Duration.isDuration(latency) || Array.isArray(latency)) {
+  if (latency !== null && (typeof latency !== "object" || Duration.isDuration(latency) || Array.isArray(latency))) {
     return { kind: "constant", millis: millis(where, field, latency as Time) }
   }
+  const [shape, ...others] = latency === null ? [] : Object.keys(latency)
+  if (shape === undefined || others.length > 0 || !shapes.includes(shape)) {
+    const got = latency === null ? null : Object.keys(latency).join(", ")
+    throw Options.invalid(where, field, `a duration, or one of ${shapes.join(", ")}`, got)
+  }
   if ("uniform" in latency) {
-    const [from, to] = [of("uniform", latency.uniform[0]), of("uniform", latency.uniform[1])]
-    Options.check(from <= to, where, `${field}.uniform`, "from the smaller to the larger", latency.uniform)
+    const { uniform } = latency
+    const isPair = Array.isArray(uniform) && uniform.length === 2
+    Options.check(isPair, where, `${field}.uniform`, "a list of two durations", uniform)
+    const [from, to] = [of("uniform", uniform[0]), of("uniform", uniform[1])]
+    Options.check(from <= to, where, `${field}.uniform`, "from the smaller to the larger", uniform)
     return { kind: "uniform", from, to }
   }
   if ("exponential" in latency) return { kind: "exponential", mean: of("exponential", latency.exponential, false) }
   if ("normal" in latency) {
+    fields(where, `${field}.normal`, latency.normal, ["mean", "deviation"])
     const { deviation, mean } = latency.normal
     return { kind: "normal", mean: of("normal.mean", mean), deviation: of("normal.deviation", deviation) }
   }
   if ("lognormal" in latency) {
+    fields(where, `${field}.lognormal`, latency.lognormal, ["p50", "p99"])
     const [p50, p99] = [of("lognormal.p50", latency.lognormal.p50, false), of("lognormal.p99", latency.lognormal.p99)]
     Options.check(p99 >= p50, where, `${field}.lognormal.p99`, `at least p50 (${p50} ms)`, p99)
     return { kind: "lognormal", mu: Math.log(p50), sigma: Math.log(p99 / p50) / z99 }
   }
   if ("pareto" in latency) {
+    fields(where, `${field}.pareto`, latency.pareto, ["minimum", "alpha", "cap"])
     const { alpha, cap, minimum } = latency.pareto
     return {
       kind: "pareto",
@@ -219,24 +236,17 @@ export const distribution = (where: string, field: string, latency: Latency): Dr
       cap: cap === undefined ? 3_600_000 : of("pareto.cap", cap)
     }
   }
-  if ("mixture" in latency) {
-    Options.check(latency.mixture.length > 0, where, `${field}.mixture`, "at least one part", "none")
-    return {
-      kind: "mixture",
-      of: latency.mixture.map(({ of, weight }, i) =>
-        [
-          Options.finite(where, `${field}.mixture.${i}.weight`, weight, 0),
-          distribution(where, `${field}.mixture.${i}.of`, of)
-        ] as const
-      )
-    }
-  }
-  throw Options.invalid(
-    where,
-    field,
-    "a duration, or one of uniform, exponential, normal, lognormal, pareto, mixture",
-    Object.keys(latency).join(", ")
-  )
+  const { mixture } = latency as Extract<Latency, { readonly mixture: unknown }>
+  const isList = Array.isArray(mixture) && mixture.length > 0
+  Options.check(isList, where, `${field}.mixture`, "a list of parts, at least one", mixture)
+  const parts = mixture.map((part, i) => {
+    fields(where, `${field}.mixture.${i}`, part, ["weight", "of"])
+    const weight = Options.finite(where, `${field}.mixture.${i}.weight`, part.weight, 0)
+    return [weight, distribution(where, `${field}.mixture.${i}.of`, part.of)] as const
+  })
+  const weights = parts.reduce((sum, [weight]) => sum + weight, 0)
+  Options.check(weights > 0, where, `${field}.mixture`, "parts of which one has a weight", weights)
+  return { kind: "mixture", of: parts }
 }
 
 const rate = (where: string, given: Rate): ReadonlyArray<Arrivals.Point> => {
@@ -244,7 +254,9 @@ const rate = (where: string, given: Rate): ReadonlyArray<Arrivals.Point> => {
   if (typeof given === "number") return [{ atMillis: 0, perSecond: Options.finite(where, field, given, 0) }]
   Options.check(Array.isArray(given) && given.length > 0, where, field, "a number, or at least one point", given)
   let latest = 0
-  return given.map(({ at, perSecond }, i) => {
+  return given.map((point, i) => {
+    fields(where, `${field}.${i}`, point, ["at", "perSecond"])
+    const { at, perSecond } = point
     const atMillis = millis(where, `${field}.${i}.at`, at)
     Options.check(atMillis >= latest, where, `${field}.${i}.at`, `in order, at least ${latest}ms`, at)
     latest = atMillis
@@ -252,13 +264,26 @@ const rate = (where: string, given: Rate): ReadonlyArray<Arrivals.Point> => {
   })
 }
 
+/** What each kind of arrivals has. */
+const arrivalsFields: Readonly<Record<ArrivalsOptions["kind"], ReadonlyArray<string>>> = {
+  poisson: ["perSecond"],
+  steady: ["perSecond"],
+  bursty: ["perSecond", "burst"],
+  replay: ["at"],
+  closed: ["users", "think"]
+}
+
 export const arrivals = (where: string, given: ArrivalsOptions): Arrivals.Plan => {
-  fields(where, "arrivals", given, ["kind", "perSecond", "burst", "at", "users", "think"])
+  const kinds = Object.keys(arrivalsFields) as ReadonlyArray<ArrivalsOptions["kind"]>
+  fields(where, "arrivals", given, ["kind", ...new Set(Object.values(arrivalsFields).flat())])
+  Options.check(kinds.includes(given.kind), where, "arrivals.kind", `one of ${kinds.join(", ")}`, given.kind)
+  fields(where, "arrivals", given, ["kind", ...arrivalsFields[given.kind]])
   switch (given.kind) {
     case "poisson":
     case "steady":
       return { kind: given.kind, rate: rate(where, given.perSecond) }
     case "bursty":
+      fields(where, "arrivals.burst", given.burst, ["perSecond", "every", "lasts"])
       return {
         kind: "bursty",
         perSecond: Options.finite(where, "arrivals.perSecond", given.perSecond, 0),
@@ -267,6 +292,7 @@ export const arrivals = (where: string, given: ArrivalsOptions): Arrivals.Plan =
         lastsMillis: millis(where, "arrivals.burst.lasts", given.burst.lasts, false)
       }
     case "replay":
+      Options.check(Array.isArray(given.at), where, "arrivals.at", "a list of times", given.at)
       return { kind: "replay", at: given.at.map((at, i) => millis(where, `arrivals.at.${i}`, at)) }
     case "closed":
       return {
@@ -274,13 +300,6 @@ export const arrivals = (where: string, given: ArrivalsOptions): Arrivals.Plan =
         users: Options.integer(where, "arrivals.users", given.users, 1),
         think: distribution(where, "arrivals.think", given.think)
       }
-    default:
-      throw Options.invalid(
-        where,
-        "arrivals.kind",
-        "one of poisson, steady, bursty, replay, closed",
-        (given as { readonly kind?: unknown }).kind
-      )
   }
 }
 
@@ -293,6 +312,7 @@ const count = (where: string, field: string, given: number | "unlimited" | undef
 
 const contention = (where: string, field: string, given: Dependency["contention"]): Contention | undefined => {
   if (given === undefined) return undefined
+  fields(where, field, given, ["above", "factor", "perRequest"])
   return {
     above: Options.finite(where, `${field}.above`, given.above ?? 0, 0),
     factor: Options.finite(where, `${field}.factor`, given.factor ?? 0, 0),
@@ -356,6 +376,7 @@ const dependencyFields = [
 
 export const dependency = (where: string, given: Dependency, field = "dependency"): TierPlan => {
   fields(where, field, given, dependencyFields)
+  if (given.failure !== undefined) fields(where, `${field}.failure`, given.failure, ["ratio", "as"])
   if (given.calls !== undefined) {
     fields(where, `${field}.calls`, given.calls, ["policy", "dependency", "times", "inheritsDeadline"])
   }
@@ -413,7 +434,20 @@ export interface ScenarioPlan {
   readonly until: number | undefined
 }
 
-const kinds = ["slow", "error", "cold", "pause", "swallow", "down", "drain", "partition", "load"] as const
+/** What each kind of phase has besides. */
+const phaseFields: Readonly<Record<Phase["do"], ReadonlyArray<string>>> = {
+  slow: ["factor", "add", "share"],
+  error: ["ratio", "as"],
+  cold: ["factor"],
+  pause: [],
+  swallow: [],
+  down: [],
+  drain: [],
+  partition: ["clients"],
+  load: ["factor"]
+}
+const phaseKinds = Object.keys(phaseFields) as ReadonlyArray<Phase["do"]>
+const anyPhase = ["do", "from", "to", "servers", "tier"]
 
 const which = (where: string, field: string, given: Which | undefined, of: number): void => {
   if (given === undefined) return
@@ -436,20 +470,9 @@ export const scenario = (
   Options.check(Array.isArray(given.phases), where, "scenario.phases", "a list of phases", given.phases)
   const phases = given.phases.map((phase, i): PhasePlan => {
     const field = `scenario.phases.${i}`
-    fields(where, field, phase, [
-      "do",
-      "from",
-      "to",
-      "servers",
-      "tier",
-      "clients",
-      "factor",
-      "add",
-      "share",
-      "ratio",
-      "as"
-    ])
-    oneOf(where, `${field}.do`, kinds, phase.do, "slow")
+    fields(where, field, phase, [...anyPhase, ...new Set(Object.values(phaseFields).flat())])
+    Options.check(phaseKinds.includes(phase.do), where, `${field}.do`, `one of ${phaseKinds.join(", ")}`, phase.do)
+    fields(where, field, phase, [...anyPhase, ...phaseFields[phase.do]])
     const from = millis(where, `${field}.from`, phase.from)
     const to = millis(where, `${field}.to`, phase.to)
     Options.check(to > from, where, `${field}.to`, `later than from (${from}ms)`, phase.to)
@@ -465,14 +488,13 @@ export const scenario = (
     }
     return { phase, from, to, tier }
   })
-  return {
-    name: given.name,
-    phases,
-    from: given.from === undefined
-      ? phases.length === 0 ? undefined : Math.min(...phases.map((phase) => phase.from))
-      : millis(where, "scenario.from", given.from),
-    until: given.until === undefined
-      ? phases.length === 0 ? undefined : Math.max(...phases.map((phase) => phase.to))
-      : millis(where, "scenario.until", given.until)
-  }
+  const from = given.from === undefined
+    ? phases.length === 0 ? undefined : Math.min(...phases.map((phase) => phase.from))
+    : millis(where, "scenario.from", given.from)
+  const until = given.until === undefined
+    ? phases.length === 0 ? undefined : Math.max(...phases.map((phase) => phase.to))
+    : millis(where, "scenario.until", given.until)
+  const isOrdered = from === undefined || until === undefined || until > from
+  Options.check(isOrdered, where, "scenario.until", `later than from (${from}ms)`, given.until ?? until)
+  return { name: given.name, phases, from, until }
 }

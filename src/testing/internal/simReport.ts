@@ -295,7 +295,7 @@ const perPolicy = (
 ): ReadonlyArray<Line> =>
   results.map((result, i) => ({
     name: result.policy,
-    style: `p${i % 4}`,
+    style: i < 4 ? `p${i}` : `p${i % 4} again`,
     of: result.series,
     value: (row) => value(row, result)
   }))
@@ -392,6 +392,7 @@ const palette = `
 const marks = `
 .line { fill: none; stroke-width: 2; stroke-linejoin: round; stroke-linecap: round }
 .p0 { stroke: var(--p0) } .p1 { stroke: var(--p1) } .p2 { stroke: var(--p2) } .p3 { stroke: var(--p3) }
+.again { stroke-dasharray: 1 5 }
 .offered { stroke: var(--offered); stroke-dasharray: 5 4; stroke-width: 1.6 }
 .grid { stroke: var(--rule) } .tick { font-size: 12px; fill: var(--soft) } .name { font-size: 12px; fill: var(--ink) }
 .shade { fill: var(--shade) } .tip { fill: transparent } .tip:hover { fill: var(--shade) }
@@ -439,6 +440,7 @@ figure, section { margin: 20px 0 0; padding: 18px 20px; background: var(--card);
 figure, .scroll { overflow-x: auto } figure > svg { width: 100%; min-width: 620px; height: auto; display: block }
 .key { display: inline-flex; align-items: center; gap: 6px; margin-right: 18px }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: 14px; width: 100% }
+.scroll > table { min-width: 720px }
 th, td { padding: 5px 14px 5px 0; text-align: left; border-bottom: 1px solid var(--rule); font-weight: 400; vertical-align: top }
 thead th { color: var(--soft) } tbody tr:last-child > * { border-bottom: 0 } tbody th { white-space: nowrap }
 td.best { font-weight: 650 } td.best::after { content: " ✓"; color: var(--good) }

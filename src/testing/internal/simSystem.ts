@@ -88,6 +88,12 @@ export const read = (
     return { make, breaks: read.circuitBreaker !== undefined && read.circuitBreaker !== false }
   })
 
+/** A mistake in the policy of a tier beyond the first, with where that stands. */
+const ofTier = (number: number, { message }: PolicySpec.SpecError): PolicySpec.SpecError =>
+  new PolicySpec.SpecError({
+    message: Read.within(`dependency${".calls.dependency".repeat(number - 1)}.calls.policy`, message)
+  })
+
 /** Makes one call, and tells when and how it has ended. */
 export interface Endpoint {
   readonly call: Effect.Effect<unknown, unknown>
@@ -264,7 +270,10 @@ export const make = (options: SystemOptions): Effect.Effect<System, PolicySpec.S
     for (const [number, level] of levels.entries()) {
       const spec = number === 0 ? policy : plans[number - 1]!.calls!.policy
       const target = number === 0 ? "service" : `tier${number}`
-      const { breaks, make } = yield* read(spec, bindings, target, options.method, idempotent)
+      const { breaks, make } = yield* Effect.mapError(
+        read(spec, bindings, target, options.method, idempotent),
+        (error) => number === 0 ? error : ofTier(number, error)
+      )
       if (number === 0 && breaks) {
         circuits = clients * (level.plan.balancer === "proxy" ? 1 : level.plan.servers)
       }
