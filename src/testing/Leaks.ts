@@ -26,6 +26,7 @@ import * as Effect from "effect/Effect"
 import type * as Fiber from "effect/Fiber"
 import * as Layer from "effect/Layer"
 import * as Option from "effect/Option"
+import * as References from "effect/References"
 import * as Scheduler from "effect/Scheduler"
 import type * as Scope from "effect/Scope"
 import * as Tracer from "effect/Tracer"
@@ -58,13 +59,19 @@ interface Ledger {
 const CurrentLedger = Context.Reference<Ledger | undefined>("holdfast/testing/Leaks", { defaultValue: () => undefined })
 
 /** The first place of a stack that is nobody's library: where somebody asked for it. */
-const placeOf = (stack: string | undefined, but: RegExp): string => {
+const placeOf = (stack: string | undefined, but: RegExp): string | undefined => {
   const lines = stack?.split("\n").slice(1).map((line) => line.trim().replace(/^at /, "")) ?? []
-  const place = lines.find((line) => !/node_modules|node:internal/.test(line) && !but.test(line))
-  return place ?? "an unknown place"
+  return lines.find((line) => !/node_modules|node:/.test(line) && !but.test(line))
 }
 
 const own = /testing\/Leaks\.[jt]s/
+const unknownPlace = "an unknown place"
+
+/** Where a fiber is, as Effect itself traces it: its innermost span or `Effect.fn`. */
+const traced = (fiber: Fiber.Fiber<unknown, unknown>): string | undefined => {
+  const frame = fiber.getRef(References.CurrentStackFrame)
+  return frame === undefined ? undefined : `${frame.name} (${placeOf(`\n${frame.stack()}`, own) ?? unknownPlace})`
+}
 
 /** A fiber by what it was for: its span, its call, and where it was started, where that can be seen. */
 const fiberName = (fiber: Fiber.Fiber<unknown, unknown>, stack: string | undefined): string => {
@@ -74,7 +81,8 @@ const fiberName = (fiber: Fiber.Fiber<unknown, unknown>, stack: string | undefin
   })
   const { name } = fiber.getRef(CallContext.Current)
   const call = name === CallContext.empty.name ? [] : [`for the call ${name}`]
-  return [`#${fiber.id}`, ...span, ...call, `first run at ${placeOf(stack, own)}`].join(", ")
+  const place = traced(fiber) ?? placeOf(stack, own) ?? `${unknownPlace}: in no span and no Effect.fn`
+  return [`#${fiber.id}`, ...span, ...call, `at ${place}`].join(", ")
 }
 
 /** Sees every fiber that runs by it. */
@@ -152,7 +160,7 @@ export const check = <A, E, R>(body: Effect.Effect<A, E, R>): Effect.Effect<A, E
       ...[...timers].filter(([timer]) => timer.isLive()).map(([timer, stack]): Leak => ({
         kind: "timer",
         name: `due at ${Number(timer.atMillis.toFixed(3))} ms, scheduled at ${
-          placeOf(stack, /(testing\/Leaks|contract\/Timer)\.[jt]s/)
+          placeOf(stack, /(testing\/Leaks|contract\/Timer)\.[jt]s/) ?? unknownPlace
         }`
       })),
       ...[...scheduler.live].map(([fiber, stack]): Leak => ({ kind: "fiber", name: fiberName(fiber, stack) })),

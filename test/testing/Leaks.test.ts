@@ -64,6 +64,26 @@ describe("Leaks", () => {
       yield* Fiber.interruptAll(fibers)
     }))
 
+  it.effect("says of a fiber where it was made, where Effect knows that, and never a place inside Node", () =>
+    Effect.gen(function*() {
+      const fibers: Array<Fiber.Fiber<unknown>> = []
+      const fork = (effect: Effect.Effect<unknown>) =>
+        Effect.map(Effect.forkDetach(effect), (fiber) => void fibers.push(fiber))
+      const refresh = Effect.fn("refresh")(function*() {
+        yield* fork(Effect.never)
+      })
+      const found = yield* leaks(Effect.gen(function*() {
+        yield* refresh()
+        yield* fork(Effect.withSpan(Effect.never, "spanned"))
+        yield* fork(Effect.never)
+      }))
+      assert.strictEqual(found.length, 3)
+      assert.match(found[0]!, /^fiber: #\d+, in the span refresh, at refresh \(.*Leaks\.test\.ts:\d+:\d+\)$/)
+      assert.match(found[1]!, /^fiber: #\d+, in the span spanned, at spanned \(.*Leaks\.test\.ts:\d+:\d+\)$/)
+      assert.match(found[2]!, /^fiber: #\d+, at an unknown place: in no span and no Effect\.fn$/)
+      yield* Fiber.interruptAll(fibers)
+    }))
+
   it.effect("finds a permit, and names the policy", () =>
     Effect.gen(function*() {
       const fibers: Array<Fiber.Fiber<unknown, unknown>> = []
