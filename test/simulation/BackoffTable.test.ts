@@ -59,6 +59,17 @@ const rules = [
     [37.7, 0.1],
     [4646, 38],
     [999.3, 1.6]
+  ],
+  [
+    "Effect's own jitter of a fifth",
+    Schedule.exponential(10).pipe(
+      Schedule.modifyDelay(({ duration }) => Effect.succeed(Duration.min(duration, Duration.seconds(2)))),
+      Schedule.jittered
+    ),
+    [988, 22],
+    [43.7, 0.2],
+    [9357, 61],
+    [838.3, 0.7]
   ]
 ] as const
 
@@ -82,4 +93,24 @@ describe("the backoff table", () => {
       }
     )
   }
+
+  it("from 10 to 190 clients: jitter saves writes, full jitter is the first to be done, and among many no backoff writes most", () => {
+    for (let clients = 10; clients <= 190; clients += 20) {
+      const uniform = seeded(clients)
+      const [none, exponential, equal, full] = rules.slice(0, 4).map(([, backoff]) => {
+        const results = Array.from({ length: clients < 100 ? 12 : 4 }, () => contend(backoff, clients, uniform))
+        return {
+          time: stats(results.map(({ done }) => done)).mean,
+          writes: stats(results.map(({ writes }) => writes)).mean
+        }
+      })
+      const at = `${clients} clients`
+      assert.isAbove(exponential!.writes, 1.15 * equal!.writes, at)
+      assert.isAbove(exponential!.writes, 1.15 * full!.writes, at)
+      assert.isAbove(exponential!.time, 4 * equal!.time, at)
+      assert.isAbove(equal!.time, full!.time, at)
+      // Everybody at once is soon done with a server that takes no time, and by far the most for it to do.
+      if (clients >= 70) assert.isAbove(none!.writes, 1.15 * exponential!.writes, at)
+    }
+  })
 })
