@@ -81,6 +81,15 @@ describe("estimator", () => {
     assert.strictEqual(Estimator.size(estimator, 50_000), 4)
   })
 
+  it("looks again when a sixty-fourth of its samples is new, and no later", () => {
+    // The quantile is the greatest of 64, and the second greatest of 65.
+    const estimator = make({ quantile: 63.5 / 64 })
+    for (let i = 0; i < 63; i++) Estimator.observe(estimator, 1, 0)
+    assert.isBelow(Estimator.estimate(estimator, 0)!, 2)
+    Estimator.observe(estimator, 1000, 0)
+    assert.isAbove(Estimator.estimate(estimator, 0)!, 900)
+  })
+
   it("follows a change within a sixty-fourth of its samples", () => {
     const estimator = make({ quantile: 0.5 })
     for (let i = 0; i < 640; i++) Estimator.observe(estimator, 5, 0)
