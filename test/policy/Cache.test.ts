@@ -7,6 +7,7 @@ import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Fiber from "effect/Fiber"
 import * as Random from "effect/Random"
+import * as Schedule from "effect/Schedule"
 import { TestClock } from "effect/testing"
 import * as CallContext from "../../src/contract/CallContext.ts"
 import * as CallError from "../../src/contract/CallError.ts"
@@ -17,6 +18,7 @@ import * as Timer from "../../src/contract/Timer.ts"
 import * as Cache from "../../src/policy/Cache.ts"
 import * as CircuitBreaker from "../../src/policy/CircuitBreaker.ts"
 import * as Policy from "../../src/policy/Policy.ts"
+import * as Retry from "../../src/policy/Retry.ts"
 import * as Timeout from "../../src/policy/Timeout.ts"
 import * as Scenario from "../../src/testing/Scenario.ts"
 import { interruptEverywhere } from "../support/interruptEverywhere.ts"
@@ -413,6 +415,29 @@ describe("Cache", () => {
           assert.strictEqual(timers, 0)
         }))
     }
+
+    it.effect("tell the deadline of the call that began them what failed, and go on without it", () =>
+      Effect.gen(function*() {
+        const cache = yield* Cache.make<number>(minute)
+        const timeout = yield* Timeout.make({ timeout: 100 })
+        const retry = yield* Retry.make({ attempts: 2, backoff: Schedule.spaced(10) })
+        let runs = 0
+        const answers = [Effect.fail("down"), Effect.never, Effect.succeed(7)]
+        const attempt = Effect.suspend((): Effect.Effect<number, string> => answers[runs++]!)
+        const call = CallContext.annotate(retry.run(timeout.run(attempt)), { idempotent: true })
+        const hurried = yield* start(Effect.flip(Timeout.withDeadline(of(cache, call), 50)))
+        const patient = yield* start(of(cache, call))
+        yield* TestClock.adjust(50)
+        const error = yield* Fiber.join(hurried)
+        assert.isTrue(CallError.isCallError(error) && error.reason._tag === "DeadlineExceeded")
+        assert.strictEqual((error as CallError.CallError<CallError.DeadlineExceeded>).reason.last, "down")
+        // The second attempt's timeout stands, whoever it was sent for.
+        yield* TestClock.adjust(59)
+        assert.isUndefined(patient.pollUnsafe())
+        yield* TestClock.adjust(1)
+        assert.strictEqual(yield* Fiber.join(patient), 7)
+        yield* quiet(cache)
+      }))
 
     it.effect("do not wait for themselves", () =>
       Effect.gen(function*() {

@@ -775,12 +775,13 @@ describe("PolicySpec, reload", () => {
       const byShard = { bindings: { keys: { shard: (call: CallContext.CallContext) => call.key?.slice(0, 1) } } }
       const result = yield* Scenario.run(keyed({ keyed: {} }), [
         of(0, "a1", "fail"),
+        of(0, "c", "succeed"),
         { at: 1, circuit: "isolate", key: "b" },
         { at: 2, reload: keyed({ keyed: { maxKeys: 3 }, openFor: "1 s" }) },
         of(3, "a1", "succeed"),
         of(3, "b", "succeed"),
-        of(3, "a2", "fail"),
-        of(1003, "a2", "succeed"),
+        of(3, "c", "fail"),
+        of(1003, "c", "succeed"),
         { at: 1004, circuit: "release" },
         of(1005, "b", "succeed"),
         of(10_000, "a1", "fail"),
@@ -795,6 +796,7 @@ describe("PolicySpec, reload", () => {
       ], byShard)
       assert.deepStrictEqual(results(result), [
         "failed",
+        "ok",
         "CircuitOpen",
         "CircuitOpen",
         "failed",

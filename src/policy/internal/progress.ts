@@ -38,21 +38,16 @@ export const begun = (fiber: Fiber.Fiber<unknown, unknown>): void => {
   if (progress !== undefined) progress.sent = "maybe"
 }
 
-/** The same place for work that others wait for too. */
+/** The same place for work that others wait for too. Which of them it was sent for, nobody asks. */
 export const share = (progress: Progress): Progress => ({
   deadline: progress.deadline,
   shared: true,
+  sent: progress.sent,
   get last() {
     return progress.last
   },
   set last(error) {
     progress.last = error
-  },
-  get sent() {
-    return progress.sent
-  },
-  set sent(sent) {
-    progress.sent = sent
   }
 })
 
