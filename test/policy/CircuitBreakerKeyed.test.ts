@@ -186,6 +186,14 @@ describe("CircuitBreaker.keyed", () => {
       assert.strictEqual(yield* on(breaker, "b", "S"), "S")
     }))
 
+  it.effect("has an operator's controls for the circuit that is there", () =>
+    Effect.gen(function*() {
+      const breaker = yield* make({ consecutiveFailures: 2 })
+      yield* on(breaker, "a", "F")
+      yield* breaker.controls("a").force("none")
+      assert.strictEqual(yield* on(breaker, "a", "FS"), "F-")
+    }))
+
   it.effect("is within its bound again when operators have let go of what they held", () =>
     Effect.gen(function*() {
       const breaker = yield* make({ maxKeys: 3 })
