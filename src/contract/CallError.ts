@@ -253,7 +253,7 @@ export type Refusal =
 const seconds = (millis: number): string =>
   millis < 1000 ? `${Math.ceil(millis)}ms` : `${Number((millis / 1000).toFixed(1))}s`
 const until = (what: string, millis: number | undefined): string =>
-  millis === undefined ? "" : `, ${what} in ${seconds(millis)}`
+  millis === undefined ? "" : millis >= 0 ? `, ${what} in ${seconds(millis)}` : `, do not ${what}`
 const because = (error: unknown): string => {
   if (error === undefined) return ""
   const message = error instanceof Error ? error.message : undefined

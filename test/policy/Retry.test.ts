@@ -364,6 +364,7 @@ describe("Retry", () => {
           const [exit] = yield* drive(retry.run(call))
           assert.strictEqual(sent.length, 1)
           assert.strictEqual(reasonOf(exit)?._tag, "Overloaded")
+          assert.include((yield* Effect.flip(exit)).message, "do not come back")
         }
       }))
   })
