@@ -373,6 +373,8 @@ class Observed implements Observe.Observer {
     this.endpoints.sweep(nowMillis, (address) => addresses.has(address))
     const unknown = this.endpoints.entries().filter(([address]) => !addresses.has(address))
     const rest = all.filter((policy) => policy.kind !== "endpoint" && !State.isBudget(policy))
+    // A policy of an endpoint bears its name. Of a thousand endpoints nobody looks through all policies a thousand times.
+    const named = Map.groupBy(rest, ({ name }) => name)
     return {
       name: this.name,
       calls: this.calls.figures(nowMillis),
@@ -382,10 +384,11 @@ class Observed implements Observe.Observer {
         return { name, ...figures }
       }),
       endpoints: [
-        ...endpoints.map((endpoint) => this.endpoint(endpoint, rest, nowMillis)),
-        ...unknown.map(([address]) =>
-          this.endpoint({ name: `@${address}`, target: null, address, connection: null }, rest, nowMillis)
-        )
+        ...endpoints.map((endpoint) => this.endpoint(endpoint, named.get(endpoint.name) ?? [], nowMillis)),
+        ...unknown.map(([address]) => {
+          const own = rest.filter(({ name }) => name.endsWith(`@${address}`))
+          return this.endpoint({ target: null, address, connection: null }, own, nowMillis)
+        })
       ],
       budgets: all.filter(State.isBudget).map(State.budget),
       policies: rest.map(State.policy)
@@ -393,14 +396,11 @@ class Observed implements Observe.Observer {
   }
 
   private endpoint(
-    self: { readonly name: string; readonly address: string } & Pick<Endpoint, "target" | "connection">,
-    policies: ReadonlyArray<State.Said>,
+    { address, connection, target }: Pick<Endpoint, "address" | "target" | "connection">,
+    own: ReadonlyArray<State.Said>,
     nowMillis: number
   ): Endpoint {
-    const { address, connection, name, target } = self
-    // A policy of an endpoint bears its name.
-    const own = policies.filter((policy) => target === null ? policy.name.endsWith(name) : policy.name === name)
-    const series = this.endpoints.get(address) ?? new Series.Series()
+    const series = this.endpoints.get(address) ?? unused
     const { attempts: _, ...figures } = series.figures(nowMillis)
     return {
       address,
@@ -412,6 +412,8 @@ class Observed implements Observe.Observer {
     }
   }
 }
+
+const unused = new Series.Series()
 
 const verdicts = { success: "answered", failure: "failed", ignored: "ignored" } as const
 
