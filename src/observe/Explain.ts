@@ -29,6 +29,7 @@ import * as Fiber from "effect/Fiber"
 import * as Layer from "effect/Layer"
 import * as Schema from "effect/Schema"
 import * as CallContext from "../contract/CallContext.ts"
+import * as CallError from "../contract/CallError.ts"
 import * as CallEvent from "../contract/CallEvent.ts"
 import * as Options from "../contract/Options.ts"
 import * as Timer from "../contract/Timer.ts"
@@ -206,7 +207,7 @@ export class Explain extends Context.Service<Explain, {
 /**
  * Keeps the logs of the last calls of clients, once they have ended. When there
  * are more than `capacity`, those that neither failed nor were slow go first, the
- * oldest before the others.
+ * oldest before the others. An error of the contract is no failure here.
  *
  * What stands around a client's call, a fallback or a cache, is not part of it;
  * nor are plain Effects behind a policy: use `call`.
@@ -236,10 +237,14 @@ export const make = (options: ExplainOptions = {}): Effect.Effect<Explain["Servi
 const keeping = (ring: Ring, log: Log, call: CallContext.CallContext): CallEvent.Receiver["event"] => {
   const number = log.begin(call)
   return (event) => {
-    if (event._tag === "CallEnded") ring.add(log.ended(event))
+    if (event._tag === "CallEnded") ring.add(log.ended(event), hasFailed(event))
     else note(log, number, event)
   }
 }
+
+/** An error of the contract is an answer: where many users are not found, no outage is pushed out by them. */
+const hasFailed = ({ error, interrupted, outcome }: CallEvent.CallEnded): boolean =>
+  error !== undefined && interrupted === undefined && (outcome.endpoint !== "success" || CallError.isCallError(error))
 
 /** `make` as a Layer. */
 export const layer = (options: ExplainOptions = {}): Layer.Layer<Explain> => Layer.effect(Explain, make(options))

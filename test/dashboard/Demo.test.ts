@@ -62,7 +62,7 @@ describe("the demo's log", () => {
   it.live("is the file it is told: what the resilient client has to say", () =>
     Effect.gen(function*() {
       const file = Path.join(yield* directory, "demo.log")
-      yield* Effect.scoped(demo(/^log {8}\S+\n[\s\S]*^ 0:0\d /m, "--no-dashboard", "--log", file))
+      yield* Effect.scoped(demo(/^log {8}\S+\n[\s\S]*^ 0:\d\d /m, "--no-dashboard", "--log", file))
       const lines = Fs.readFileSync(file, "utf8").trimEnd().split("\n")
       assert.lengthOf(lines.filter((line) => / level=INFO .* of users was added: discovery" /.test(line)), 5)
     }).pipe(Effect.scoped))

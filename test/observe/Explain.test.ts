@@ -560,7 +560,7 @@ describe("Explain.make", () => {
     )
 
   test(
-    "keeps the last logs; those that failed or were slow stay longest",
+    "keeps the last logs; those that failed or were slow stay longest, which an error of the contract is neither",
     Effect.gen(function*() {
       const client = yield* clientOf({ retry: false })
       const context = yield* observed({ capacity: 3, slow: 400 })
@@ -578,10 +578,15 @@ describe("Explain.make", () => {
       yield* finish(make("gone"))
       yield* finish(make("die"))
       yield* finish(make("ok"))
-      const died = (yield* names)[0]
-      assert.deepStrictEqual((yield* names).slice(1), [said("NotHere in 0 ms"), said("success in 500 ms")])
+      const [last, died, first] = yield* names
+      assert.deepStrictEqual([last, first], [said("success in 20 ms"), said("success in 500 ms")])
+      assert.include(died, "Remote")
+      yield* finish(make("gone"))
+      assert.deepStrictEqual(yield* names, [said("NotHere in 0 ms"), died, first])
       yield* finish(make("down"))
-      assert.deepStrictEqual(yield* names, [said("Unavailable in 210 ms"), died, said("NotHere in 0 ms")])
+      assert.deepStrictEqual(yield* names, [said("Unavailable in 210 ms"), died, first])
+      yield* finish(make("gone", "ok"))
+      assert.deepStrictEqual(yield* names, [said("Unavailable in 210 ms"), died, first])
     })
   )
 

@@ -16,9 +16,8 @@ export class Ring {
     this.slowMillis = slowMillis
   }
 
-  add(log: Explanation): void {
-    const isNotable = log.result === "failure" || log.durationMillis >= this.slowMillis
-    const logs = isNotable ? this.notable : this.plain
+  add(log: Explanation, hasFailed: boolean): void {
+    const logs = hasFailed || log.durationMillis >= this.slowMillis ? this.notable : this.plain
     logs.add(log)
     if (this.plain.size + this.notable.size > this.capacity) dropOldest(this.plain.size > 0 ? this.plain : this.notable)
   }
