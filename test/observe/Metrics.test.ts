@@ -57,6 +57,12 @@ const call = (name: string, more: Partial<CallContext.CallContext> = {}): CallCo
   ...more
 })
 const open = new CallError.CallError({ _tag: "CircuitOpen", policy: "p", state: "Open", sent: "no" })
+const unauthenticated = new CallError.CallError({
+  _tag: "Unauthenticated",
+  target: "users",
+  detail: "expired",
+  sent: "no"
+})
 const rejected = { call: call("a"), error: open, state: undefined }
 const ended = (name: string, more: Partial<CallEvent.CallEnded> = {}): CallEvent.CallEnded => ({
   _tag: "CallEnded",
@@ -100,20 +106,23 @@ describe("Metrics", () => {
         ended("a"),
         ended("a", { error: "a domain error" }),
         ended("a", { error: open, outcome: Outcome.elsewhere, durationMillis: 1 }),
+        // The server answers, and yet nobody gets what they called for: expired credentials are an outage.
+        ended("a", { error: unauthenticated, outcome: Outcome.success }),
         ended("a", { error: "interrupted", outcome: Outcome.ignored })
       )
       assert.deepStrictEqual(yield* figures("holdfast_calls_total"), {
         "a success": 2,
-        "a failure": 1,
+        "a failure": 2,
         "a ignored": 1
       })
       assert.deepStrictEqual(yield* figures("rpc.client.call.duration"), {
         "holdfast a": [1, 0.02],
         "holdfast a Domain": [1, 0.02],
         "holdfast a CircuitOpen": [1, 0.001],
+        "holdfast a Unauthenticated": [1, 0.02],
         "holdfast a _OTHER": [1, 0.02]
       })
-      assert.deepStrictEqual(yield* figures("holdfast_calls_in_flight"), { a: -3 })
+      assert.deepStrictEqual(yield* figures("holdfast_calls_in_flight"), { a: -4 })
     })))
 
   it.effect("puts a duration into the bucket whose bound it does not exceed", () =>

@@ -39,6 +39,12 @@ const part = Effect.map(take, ({ parts }) => parts[0]!)
 
 const call: CallContext.CallContext = { ...CallContext.empty, name: "Users.Get" }
 const unavailable = new CallError.CallError({ _tag: "Unavailable", target: "users", detail: "secret", sent: "no" })
+const unauthenticated = new CallError.CallError({
+  _tag: "Unauthenticated",
+  target: "users",
+  detail: "secret",
+  sent: "no"
+})
 const timedOut = new CallError.CallError({ _tag: "AttemptTimeout", policy: "p", timeoutMillis: 1, sent: "maybe" })
 
 const tell = (...events: ReadonlyArray<CallEvent.CallEvent>) =>
@@ -88,32 +94,34 @@ class Users extends RpcGroup.make(
 describe("Snapshot", () => {
   it.effect("counts calls by method: rate, success, quantiles, attempts, in flight and why they failed", () =>
     seen(Effect.gen(function*() {
-      yield* tell(started(0), started(0), started(0), started(0), started(0))
+      yield* tell(started(0), started(0), started(0), started(0), started(0), started(0))
       yield* tell(
         ended(1000, 8, Outcome.success),
         ended(1000, 8, Outcome.failure, unavailable),
         ended(2000, 8, Outcome.ignored, timedOut),
+        ended(2000, 8, Outcome.success, unauthenticated),
         ended(2000, 8, Outcome.ignored, new Error("interrupted"))
       )
       yield* TestClock.setTime(4000)
       const { calls, methods } = yield* part
       assert.deepStrictEqual(methods, [{ name: "Users.Get", ...calls }])
       assert.deepStrictEqual(calls, {
-        rate: 0.75,
-        success: 1 - 2 / 3,
+        rate: 1,
+        success: 1 - 3 / 4,
         p50Millis: 8,
         p99Millis: 8,
         attempts: 2,
         inFlight: 1,
-        total: 3,
-        failed: 2,
+        total: 4,
+        failed: 3,
         history: {
-          ended: [0, 2, 1, 0],
-          failed: [0, 1, 1, 0],
+          ended: [0, 2, 2, 0],
+          failed: [0, 1, 2, 0],
           p50Millis: [null, 8, 8, null],
           p99Millis: [null, 8, 8, null]
         },
         reasons: [
+          { reason: "Unauthenticated", count: 1, agoMillis: 2000 },
           { reason: "AttemptTimeout", count: 1, agoMillis: 2000 },
           { reason: "Unavailable", count: 1, agoMillis: 3000 }
         ]

@@ -8,9 +8,13 @@ import type { EndpointOutcome, Outcome } from "../../contract/Outcome.ts"
 import { list } from "./metricList.ts"
 import { type Histogram, Labelled, Names, other, release, type Store, type Value } from "./metricSeries.ts"
 
-/** What a call came to, for whoever made it. A rejection is a failure; a caller's own interruption is nothing. */
+/**
+ * What a call came to, for whoever made it. A rejection is a failure, and so is a
+ * refusal that says nothing against its endpoint; a caller's own interruption is
+ * nothing.
+ */
 const resultOf = (outcome: Outcome, error: unknown): EndpointOutcome =>
-  outcome.endpoint === "ignored" && CallError.isCallError(error) ? "failure" : outcome.endpoint
+  CallError.isCallError(error) ? "failure" : outcome.endpoint
 
 /** OpenTelemetry's `error.type`, from a closed set: a reason, the contract's own errors, or anything else. */
 export const errorTypeOf = (outcome: Outcome, error: unknown): string => {

@@ -103,15 +103,14 @@ const tagOf = (error: unknown): string =>
 
 /**
  * What became of a call. An answer with one of the contract's errors is an
- * answer; a rejection and a deadline of ours say nothing about an endpoint, but
- * the call failed; one that its caller interrupted did neither.
+ * answer; a rejection, a deadline of ours and a server that wants other credentials
+ * say nothing against an endpoint, but the call failed; one that its caller
+ * interrupted did neither.
  */
 export const verdictOf = (outcome: Outcome.Outcome, error: unknown): Verdict =>
-  outcome.endpoint === "success"
-    ? "answered"
-    : outcome.endpoint === "failure" || CallError.isCallError(error)
-    ? "failed"
-    : "ignored"
+  CallError.isCallError(error) ? "failed" : verdicts[outcome.endpoint]
+
+const verdicts = { success: "answered", failure: "failed", ignored: "ignored" } as const
 
 /**
  * What became of a handler. An error of the contract is an answer, and so is a
