@@ -659,7 +659,7 @@ export const script = String.raw`"use strict";
     });
     source.addEventListener("lost", (message) => {
       const { count } = JSON.parse(message.data);
-      const atMillis = Date.now() - originMillis;
+      const atMillis = new Date().getTime() - originMillis;
       happened({ part: "", kind: "Lost", about: "this page", text: "too slow for " + count + " events", tone: "fair", atMillis });
     });
     source.addEventListener("error", lost);
