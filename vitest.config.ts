@@ -14,6 +14,7 @@ export default defineConfig({
     include: ["test/**/*.test.ts"],
     // Only what hangs is too slow: under coverage on a busy machine, sound tests have taken half a minute.
     testTimeout: 120_000,
+    hookTimeout: 120_000,
     // Loading Effect anew for every file took half of the time (18.7 s against 7.1 s for the first 349 tests): files share
     // a process, one after the other, so whatever a test starts it must also end.
     isolate: false,

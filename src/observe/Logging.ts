@@ -115,12 +115,24 @@ const lines: {
     message: `${endpoint} of ${target} was ${change}: ${why}`,
     details: { "holdfast.target": target, "holdfast.endpoint": endpoint, "holdfast.why": why }
   }),
-  SessionChanged: ({ change, peer, side, why }) => ({
-    level: "Debug",
-    about: side,
-    message: `${side} session with ${peer} ${change}: ${why}`,
-    details: { "holdfast.side": side, "holdfast.peer": peer, "holdfast.why": why }
-  }),
+  SessionChanged: ({ change, peer, side, stats, why }) => {
+    // Sheds are counted, not told one by one: a server in trouble has other work.
+    const shed = change === "closed" ? stats().refused : 0
+    return {
+      level: shed > 0 ? "Warn" : "Debug",
+      // Not to be suppressed with those that say nothing.
+      about: shed > 0 ? `${side} shed` : side,
+      message: `${side} session with ${peer} ${change}: ${why}${
+        shed > 0 ? `, after ${shed} of its requests were shed` : ""
+      }`,
+      details: {
+        "holdfast.side": side,
+        "holdfast.peer": peer,
+        "holdfast.why": why,
+        ...(shed > 0 && { "holdfast.shed": shed })
+      }
+    }
+  },
   // The server writes a line of its own, with the reason's text. This one is for counting lines by their reason.
   RequestRefused: ({ method, peer, reason }) => ({
     level: "Debug",

@@ -144,6 +144,19 @@ describe("Logging", () => {
       }).pipe(Effect.provide(Observe.layer(Logging.make())))
     ))
 
+  it.effect("warns of a session whose requests were shed, when it ends", () =>
+    logged((lines) =>
+      Effect.gen(function*() {
+        const session = { ...all.SessionChanged, side: "server", stats: () => ({ ...stats(), refused: 3 }) } as const
+        yield* told({ ...session, change: "opened" }, session)
+        assert.deepStrictEqual(lines.map(({ level, text }) => `${level}: ${text}`), [
+          "Debug: server session with tcp://a:1 opened: closed by the peer",
+          "Warn: server session with tcp://a:1 closed: closed by the peer, after 3 of its requests were shed"
+        ])
+        assert.strictEqual(lines[1]!.annotations["holdfast.shed"], 3)
+      }).pipe(Effect.provide(Observe.layer(Logging.make())))
+    ))
+
   it.effect("shows no payload, no header and no text of an error", () =>
     logged((lines) =>
       Effect.gen(function*() {
