@@ -29,10 +29,10 @@ export const collapse = Effect.gen(function*() {
   )
 })
 
-/** The first pictures of the page: a trigger, and three policies after it. With this seed the plain breaker falls back. */
+/** The first pictures of the page: a trigger, and three policies after it. */
 export const walk = Effect.gen(function*() {
-  const situation = { ...Scenarios.metastableCollapse(), seed: 4 }
-  const policies = yield* Effect.forEach(["checkout.yaml", "checkout-breaker.yaml", "checkout-ramp.yaml"], read)
+  const situation = Scenarios.metastableCollapse()
+  const policies = yield* Effect.forEach(["checkout.yaml", "checkout-budget.yaml", "checkout-breaker.yaml"], read)
   return yield* Effect.forEach(
     policies,
     (policy) => Simulator.run({ ...situation, policy: policy as PolicySpec.PolicySpec })

@@ -40,8 +40,9 @@ import * as StackOptions from "../policy/StackOptions.ts"
 /**
  * The slots a client may state, as code or as a `PolicySpec`'s data. By default
  * there are a retry (3 attempts, a budget of the target's own), a circuit
- * breaker per endpoint and an attempt timeout of 2 seconds, so that three of
- * them and their backoff fit a deadline of 10; `false` leaves one out.
+ * breaker per endpoint, which lets calls come back over 3 seconds, and an attempt
+ * timeout of 2 seconds, so that three of them and their backoff fit a deadline of
+ * 10; `false` leaves one out.
  */
 export type Options = StackOptions.StackOptions
 
@@ -89,6 +90,12 @@ export interface ClientStack {
 }
 
 const defaultTimeout = "2 seconds"
+/**
+ * How gradually calls come back to an endpoint: short, because the share that is
+ * held back fails where there is no other endpoint; without, callers that probe
+ * together bring down together what has just come back (`docs/decisions/0007`).
+ */
+const defaultRamp = { duration: "3 seconds" } as const
 
 /**
  * Compiles a client's slots and its methods' to policies.
@@ -164,7 +171,11 @@ const endpointLevel = (name: string, level: Options, shared: ReturnType<typeof m
       : yield* shared<StackOptions.CircuitBreakerSlot, Breaker>(
         name,
         circuitBreaker,
-        circuitBreaker.keyed === undefined ? StackOptions.circuitBreaker : StackOptions.keyedCircuitBreaker
+        (name, slot) =>
+          (slot.keyed === undefined ? StackOptions.circuitBreaker : StackOptions.keyedCircuitBreaker)(
+            name,
+            { ...slot, ramp: slot.ramp ?? defaultRamp }
+          )
       )
     // A circuit per method has no door that is the same for all calls, and admits some of them or others.
     const one = breaker !== undefined && "gate" in breaker ? breaker : undefined

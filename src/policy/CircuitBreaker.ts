@@ -5,7 +5,7 @@
  * Closed       all calls pass and are counted; a condition that holds trips it
  * Open         no call passes until the open duration is over
  * HalfOpen     a few calls pass as probes, and their success ratio decides
- * Recovering   a growing share of the calls passes (only with `ramp`)
+ * Recovering   a growing share of the calls passes (with `ramp`)
  * ForcedOpen, Disabled, MetricsOnly      an operator's word
  * ```
  *
@@ -176,11 +176,11 @@ export interface CircuitBreakerOptions {
   readonly halfOpen?: HalfOpenOptions | undefined
   /**
    * Lets traffic come back gradually after the probes: a step that is as bad as
-   * a trip condition halves the share, and at the first step reopens. Default
-   * none, because alone it rejects calls that would succeed; inside a balancer,
-   * which picks another endpoint, it costs nothing.
+   * a trip condition halves the share, and at the first step reopens. `false` for
+   * none, which is the default here, because alone it rejects calls that would
+   * succeed; in a client, whose balancer picks another endpoint, it is 3 seconds.
    */
-  readonly ramp?: RampOptions | undefined
+  readonly ramp?: RampOptions | false | undefined
   /** What an exit means. Default `Outcome.ofExit`, which asks the call's own `classify` about foreign errors. */
   readonly classify?: Classify | undefined
 }
@@ -399,7 +399,7 @@ const check = (
     jitter = 0.2,
     name = "CircuitBreaker",
     openFor,
-    ramp,
+    ramp = false,
     retryAfter = true,
     slowCallRatio,
     slowThreshold
@@ -465,8 +465,8 @@ const check = (
     maxHalfOpenMillis: halfOpen.maxWait === undefined
       ? Math.max(30_000, leaseMillis)
       : Options.millis(where, "halfOpen.maxWait", halfOpen.maxWait),
-    rampMillis: ramp === undefined ? 0 : Options.millis(where, "ramp.duration", ramp.duration),
-    initialShare: Options.ratio(where, "ramp.initialShare", ramp?.initialShare ?? 0.1)
+    rampMillis: ramp === false ? 0 : Options.millis(where, "ramp.duration", ramp.duration),
+    initialShare: Options.ratio(where, "ramp.initialShare", (ramp === false ? undefined : ramp.initialShare) ?? 0.1)
   }
 }
 

@@ -26,7 +26,10 @@ describe("Discovery", () => {
       const build = (table: Parameters<typeof Discovery.layerStatic>[0]) =>
         Effect.scoped(Layer.build(Discovery.layerStatic(table)))
       yield* dies(build({ users: [] }), "Discovery.layerStatic: users must be at least one address, got \"none\"")
-      yield* dies(build({ users: ["a", "a"] }), "Discovery.layerStatic: users must be addresses that differ, got a,a")
+      yield* dies(
+        build({ users: ["a", "a"] }),
+        "Discovery.layerStatic: users must be addresses that differ, got [\"a\",\"a\"]"
+      )
       yield* dies(
         watch({ users: ["a"], orders: ["b"] }, "usres"),
         "Discovery.layerStatic: target must be one of users, orders, got \"usres\""

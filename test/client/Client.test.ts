@@ -21,6 +21,7 @@ import * as BodyCodec from "../../src/wire/BodyCodec.ts"
 import * as Frame from "../../src/wire/Frame.ts"
 import { fibers } from "../support/fibers.ts"
 import { interruptEverywhere } from "../support/interruptEverywhere.ts"
+import { recording } from "../support/loop.ts"
 import { reason, told } from "../support/reason.ts"
 import { response, textOf } from "../support/script.ts"
 
@@ -755,6 +756,39 @@ describe("Client", () => {
       })
     )
   })
+
+  test(
+    "after an outage calls come back gradually, unless the breaker says that they should not",
+    Effect.gen(function*() {
+      yield* counting(a, [remote("never"), ok, ok, remote("never"), ok, ok])
+      const moves = (ramp?: false) =>
+        Effect.gen(function*() {
+          const { of, record } = recording()
+          const circuitBreaker = {
+            consecutiveFailures: 1,
+            openFor: "1 second",
+            jitter: 0,
+            halfOpen: { probes: 1 },
+            ...(ramp === false && { ramp })
+          } as const
+          const client = yield* clientOf({ retry: false, circuitBreaker })
+          const call = record(Effect.exit(client.UserService.Get({ id: 1 })))
+          yield* call
+          yield* TestClock.adjust("1 second")
+          yield* call
+          yield* TestClock.adjust("4 seconds")
+          yield* call
+          return of("Transition").map(({ from, to }) => `${from} > ${to}`)
+        })
+      assert.deepStrictEqual(yield* moves(), [
+        "Closed > Open",
+        "Open > HalfOpen",
+        "HalfOpen > Recovering",
+        "Recovering > Closed"
+      ])
+      assert.deepStrictEqual(yield* moves(false), ["Closed > Open", "Open > HalfOpen", "HalfOpen > Closed"])
+    })
+  )
 
   describe("policies of single methods", () => {
     test(

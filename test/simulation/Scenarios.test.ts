@@ -120,6 +120,22 @@ describe("scenarios", () => {
       assert.isAtMost(ours.recoveryMillis!, 20_000)
     }))
 
+  it.effect("metastable collapse near the limit: circuits that close together bring down what has come back, a ramp does not", () =>
+    Effect.gen(function*() {
+      const situation = { ...Scenarios.metastableCollapse({ rate: 780, start: 10 }), horizon: "60 s", seed: 2 }
+      const after = (circuitBreaker: NonNullable<PolicySpec.PolicySpec["circuitBreaker"]>) =>
+        Effect.map(
+          Simulator.run({ ...situation, policy: { ...Simulator.defaultPolicy, circuitBreaker } }),
+          ({ totals }) => totals
+        )
+      const abrupt = yield* after({ ramp: false })
+      assert.strictEqual(abrupt.recoveryMillis, null)
+      assert.isBelow(abrupt.successAfter!, 0.2)
+      const gradual = yield* after({})
+      assert.isAtMost(gradual.recoveryMillis!, 10_000)
+      assert.isAbove(gradual.successAfter!, 0.8)
+    }))
+
   it("a parameter that is not there is refused with those that are, and the list has every scenario", () => {
     assert.throws(
       () => Scenarios.all["spike"]!.make({ size: 3 }),

@@ -192,7 +192,7 @@ const CircuitBreakerSpec = Schema.Struct({
     lease: key(Period),
     maxWait: key(Period)
   })),
-  ramp: key(Schema.Struct({ duration: Period, initialShare: key(ratio) })),
+  ramp: key(Schema.Union([Schema.Struct({ duration: Period, initialShare: key(ratio) }), Schema.Literal(false)])),
   /** A circuit per key. The key is a name of the bindings. Default: the call's own, or its method. */
   keyed: key(Schema.Struct({ key: key(Name), maxKeys: key(positiveInt), idleTimeToLive: key(Period) }))
 })

@@ -202,6 +202,8 @@ const frame = (result: Result, height: number): string => {
 interface Line {
   readonly name: string
   readonly style: string
+  /** Default 2. Where lines run together, the wider one shows behind the other. */
+  readonly width?: number
   readonly of: ReadonlyArray<Row>
   readonly value: (row: Row) => number | undefined
 }
@@ -260,7 +262,8 @@ const lines = (
         pen = "L"
       }
     }
-    return `<path class="line ${line.style}" d="${path}"/>`
+    const wide = line.width === undefined ? "" : ` style="stroke-width: ${line.width}"`
+    return `<path class="line ${line.style}"${wide} d="${path}"/>`
   }).join("")
   const tips = result!.series.map((row, i) => {
     const says = options.lines.map((line) => {
@@ -296,6 +299,7 @@ const perPolicy = (
   results.map((result, i) => ({
     name: result.policy,
     style: i < 4 ? `p${i}` : `p${i % 4} again`,
+    width: 2 + Math.min(2, results.length - 1 - i),
     of: result.series,
     value: (row) => value(row, result)
   }))
@@ -440,7 +444,7 @@ figure, section { margin: 20px 0 0; padding: 18px 20px; background: var(--card);
 figure, .scroll { overflow-x: auto } figure > svg { width: 100%; min-width: 620px; height: auto; display: block }
 .key { display: inline-flex; align-items: center; gap: 6px; margin-right: 18px }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: 14px; width: 100% }
-.scroll > table { min-width: 720px }
+.scroll > table { min-width: 920px }
 th, td { padding: 5px 14px 5px 0; text-align: left; border-bottom: 1px solid var(--rule); font-weight: 400; vertical-align: top }
 thead th { color: var(--soft) } tbody tr:last-child > * { border-bottom: 0 } tbody th { white-space: nowrap }
 td.best { font-weight: 650 } td.best::after { content: " ✓"; color: var(--good) }
