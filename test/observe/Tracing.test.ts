@@ -515,6 +515,21 @@ describe("Tracing", () => {
       assert.deepStrictEqual(yield* next(false), ["vendor=1"])
     }))
 
+  it.effect("is not needed for a trace and its tracestate to go on from a handler to what it calls", () =>
+    Effect.gen(function*() {
+      const trace = { traceId: "1".repeat(32), spanId: "2".repeat(16), sampled: true, state: "vendor=1" }
+      const seen: Array<CallContext.TraceContext | undefined> = []
+      const own = Effect.map(CallContext.Current, ({ trace }) => {
+        seen.push(trace)
+        return "sold"
+      })
+      const last = yield* ClientTest.make(Shop, Shop.toLayer({ "Shop.Buy": () => own }), { policy: once })
+      const passing = Effect.andThen(own, Effect.orDie(last.Shop.Buy({ steps: [] })))
+      const first = yield* ClientTest.make(Shop, Shop.toLayer({ "Shop.Buy": () => passing }), { policy: once })
+      yield* CallContext.annotate(first.Shop.Buy({ steps: [] }), { trace })
+      assert.deepStrictEqual(seen, [trace, trace])
+    }).pipe(Effect.scoped))
+
   it.effect("tells of circuits, budgets and queues on the call's span", () =>
     Effect.gen(function*() {
       const { attempts, calls } = yield* recorded(

@@ -78,13 +78,19 @@ const circuitOf = ({ data }: Said): Data | undefined => {
   return circuits.length === 0 ? undefined : circuits.reduce(worseOf)
 }
 
-/** When circuits were last closed, of those that are not: one that probes and opens again is open for longer than it says. */
+/**
+ * When circuits were last closed, of those that are not: one that probes and
+ * opens again is open for longer than it says. Not of circuits by key, which go
+ * without a word.
+ */
 export class Openings {
   private readonly since = new Map<string, number>()
 
   heed({ atMillis, from, policy, to }: CallEvent.Transition): void {
     if (to === "Closed") this.since.delete(policy)
-    else if (from === "Closed" && this.since.size < maxOpenings) this.since.set(policy, atMillis)
+    else if (from === "Closed" && !policy.endsWith("]") && this.since.size < maxOpenings) {
+      this.since.set(policy, atMillis)
+    }
   }
 
   of(policy: string): number | undefined {
@@ -96,8 +102,8 @@ export class Openings {
   }
 }
 
-/** Circuits by key may be many. */
-const maxOpenings = 1000
+/** A circuit may move once more after it has been forgotten. */
+const maxOpenings = 10_000
 
 /** The worst of these circuits. */
 export const breaker = (
