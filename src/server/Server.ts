@@ -126,6 +126,10 @@ export const layer = <Rpcs extends Rpc.Any>(
   options: ServerOptions
 ): Layer.Layer<Server, ConnectError, Needs<Rpcs>> => Layer.effect(Server, make(group, options))
 
+/** Most lines of log about refusals in a while, whoever asks: a peer that sends nonsense does not fill a disk. */
+const maxLines = 10
+const linesEveryMillis = 10_000
+
 /** The handlers of a group as a `Serve`, with what it counts. */
 const serve = (
   group: RpcGroup.RpcGroup<any>,
@@ -149,6 +153,20 @@ const serve = (
     methods.set(name, ways)
   }
   let requests = 0
+  let said = { sinceMillis: -Infinity, lines: 0, unsaid: 0 }
+
+  /** The line of log about a refusal, if there is to be one. */
+  const lineOf = (what: string, atMillis: number): Effect.Effect<void> => {
+    if (atMillis - said.sinceMillis >= linesEveryMillis) said = { ...said, sinceMillis: atMillis, lines: 0 }
+    if (said.lines === maxLines) {
+      said.unsaid++
+      return Effect.void
+    }
+    const { unsaid } = said
+    said.lines++
+    said.unsaid = 0
+    return Effect.logWarning(unsaid === 0 ? what : `${what} (and ${unsaid} more that no line was written of)`)
+  }
 
   const refused = (
     { method }: Frame.Request,
@@ -160,7 +178,7 @@ const serve = (
     Effect.withFiber<Frame.Response>((fiber) => {
       const atMillis = Timer.now(fiber)
       CallEvent.receiverOf(fiber)?.event({ _tag: "RequestRefused", peer, method, reason, why, atMillis })
-      return Effect.as(Effect.logWarning(`refused ${printable(method)} of ${peer}: ${why}`), response)
+      return Effect.as(lineOf(`refused ${printable(method)} of ${peer}: ${why}`, atMillis), response)
     })
 
   return {

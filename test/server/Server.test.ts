@@ -165,6 +165,23 @@ describe("Server", () => {
         assert.isBelow(answer.body.length, 300)
       })
     )
+
+    test(
+      "a peer that sends nothing else gets ten lines in ten seconds, and the next says how many were left out",
+      Effect.gen(function*() {
+        const { lines, send, server } = yield* serving()
+        for (let i = 0; i < 13; i++) yield* send(request("Gone"))
+        assert.strictEqual(lines.length, 10)
+        yield* TestClock.adjust("10 seconds")
+        yield* send(request("Gone"))
+        yield* send(request("Gone"))
+        assert.deepStrictEqual(lines.slice(10), [
+          "Warn: refused Gone of memory: no such method (and 3 more that no line was written of)",
+          "Warn: refused Gone of memory: no such method"
+        ])
+        assert.strictEqual(server.stats().unimplemented, 15)
+      })
+    )
   })
 
   test(
