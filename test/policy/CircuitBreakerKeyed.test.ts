@@ -80,9 +80,16 @@ describe("CircuitBreaker.keyed", () => {
     Effect.gen(function*() {
       const breaker = yield* make({ maxKeys: 2, name: "users", consecutiveFailures: 2 })
       const warnings: Array<string> = []
+      const opened: Array<string> = []
       const event = (event: CallEvent.CallEvent) => {
         if (event._tag === "Warning") warnings.push(`${event.policy}: ${event.why}`)
+        if (event._tag === "Transition" && event.to === "Open") opened.push(event.policy)
       }
+      const reader = yield* breaker.changes.pipe(
+        Stream.take(3),
+        Stream.runCollect,
+        Effect.forkChild({ startImmediately: true })
+      )
       yield* Effect.gen(function*() {
         yield* on(breaker, "a", "FF")
         yield* on(breaker, "b", "FF")
@@ -93,6 +100,8 @@ describe("CircuitBreaker.keyed", () => {
         assert.isFalse(breaker.wouldAdmit("f", 0))
         assert.strictEqual(yield* on(breaker, "f", "S"), "-")
         assert.strictEqual(yield* keysOf(breaker), "ab")
+        assert.deepStrictEqual(opened, ["users[a]", "users[b]", "users[*]"])
+        assert.deepStrictEqual((yield* Fiber.join(reader)).map(({ key }) => key), ["a", "b", "*"])
         assert.deepStrictEqual(warnings, ["users: none of 2 circuits is closed: further keys share one"])
         yield* TestClock.adjust("10 seconds")
         // When a circuit closes there is room again.

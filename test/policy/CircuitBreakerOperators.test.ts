@@ -241,6 +241,11 @@ describe("CircuitBreaker, observed", () => {
       yield* calls(breaker, "FF")
       assert.deepStrictEqual(registered.map(({ kind, name }) => [kind, name]), [["circuitBreaker", "users"]])
       assert.deepStrictEqual(registered[0]!.snapshot(), yield* breaker.state)
+      // Also where a call has to know how long it took.
+      yield* Effect.provideService(make({ slowThreshold: "1 second" }), Policy.CurrentRegistry, registry).pipe(
+        Effect.flatMap((measured) => calls(measured, "SFSF"))
+      )
+      assert.deepStrictEqual(registered[1]!.counts!(), { failed: 2 })
     }))
 
   it.effect("answers whether a call would be admitted without admitting one", () =>

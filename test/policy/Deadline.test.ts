@@ -283,6 +283,15 @@ describe("a deadline at which a permit comes free", () => {
     ["LimitReached", AdaptiveLimiter.make({ initial: 1, max: 1, maxQueue: 1 })]
   ]
   for (const [rejection, make] of limiters) {
+    it.effect(`ends a wait that is to be over before the guard's own deadline (${rejection})`, () =>
+      Effect.gen(function*() {
+        const limiter = yield* make
+        yield* Effect.forkChild(Policy.apply(Effect.sleep(1000), limiter), { startImmediately: true })
+        const hurried = CallContext.annotate(Policy.apply(Effect.void, limiter), { deadline: 50 })
+        const [exit, took] = yield* drive(Timeout.withDeadline(hurried, 500), 500)
+        assert.deepStrictEqual([reasonOf(exit)?._tag, took], [rejection, 50])
+      }))
+
     it.effect(`is too late for what the guarded call has left running, which nobody ends (${rejection})`, () =>
       Effect.gen(function*() {
         const limiter = yield* make

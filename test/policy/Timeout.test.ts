@@ -1,5 +1,5 @@
 import { assert, describe, it } from "@effect/vitest"
-import { Cause, Clock, Context, Deferred, Duration, Effect, Exit, Fiber, Schema, Stream } from "effect"
+import { Cause, Clock, Context, Deferred, Duration, Effect, Exit, Fiber, Schedule, Schema, Stream } from "effect"
 import { TestClock } from "effect/testing"
 import * as CallContext from "../../src/contract/CallContext.ts"
 import type * as CallError from "../../src/contract/CallError.ts"
@@ -7,6 +7,7 @@ import * as Interruption from "../../src/contract/Interruption.ts"
 import * as Timer from "../../src/contract/Timer.ts"
 import * as Guard from "../../src/policy/internal/guard.ts"
 import * as Policy from "../../src/policy/Policy.ts"
+import * as Retry from "../../src/policy/Retry.ts"
 import * as Timeout from "../../src/policy/Timeout.ts"
 import { interruptEverywhere } from "../support/interruptEverywhere.ts"
 
@@ -364,6 +365,23 @@ describe("Timeout, what it leaves behind", () => {
       assert.isFalse(over())
       yield* TestClock.adjust(1)
       assert.isTrue(over())
+    }))
+
+  it.effect("is over when the last attempt is that a retry loop gave up", () =>
+    Effect.gen(function*() {
+      const timeout = yield* Timeout.make({ timeout: 20 })
+      const retry = yield* Retry.make({ attempts: 2, backoff: Schedule.spaced(0) })
+      const call = CallContext.annotate(retry.run(timeout.run(Effect.uninterruptible(Effect.sleep(100)))), {
+        idempotent: true
+      })
+      const [exit, took] = yield* drive(call, 40)
+      assert.deepStrictEqual([reasonOf(exit)?._tag, took], ["RetriesExhausted", 40])
+      let over = false
+      if (Exit.isFailure(exit)) Guard.whenOver(exit.cause, () => void (over = true))
+      yield* TestClock.adjust(79)
+      assert.isFalse(over)
+      yield* TestClock.adjust(1)
+      assert.isTrue(over)
     }))
 
   it("is over at once behind any other failure", () => {
