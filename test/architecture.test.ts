@@ -23,7 +23,16 @@ const allowed: Readonly<Record<string, ReadonlyArray<string>>> = {
 const programs = ["cli", "demo"]
 
 /** The files of `policy/internal` that know fibers or Schemas. All others are pure cores. */
-const machinery = ["breaker.ts", "document.ts", "guard.ts", "progress.ts", "stamp.ts", "table.ts"]
+const machinery = [
+  "breaker.ts",
+  "document.ts",
+  "guard.ts",
+  "loop.ts",
+  "progress.ts",
+  "round.ts",
+  "stamp.ts",
+  "table.ts"
+]
 
 /** What `import "holdfast"` must never load. */
 const outsideRoot = ["cli", "demo", "dashboard", "testing"]
