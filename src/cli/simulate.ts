@@ -130,6 +130,7 @@ const parametersOf = ({ name, parameters }: Scenarios.Named): string =>
     ).join("\n")
   }`
 
+/** What happens, and what to blame for what is wrong with it: a policy's mistakes are `SpecError`s. */
 const situationOf = Effect.fnUntraced(function*(scenario: string, set: ReadonlyArray<string>) {
   const named = Object.hasOwn(Scenarios.all, scenario) ? Scenarios.all[scenario] : undefined
   if (named === undefined) {
@@ -141,14 +142,15 @@ const situationOf = Effect.fnUntraced(function*(scenario: string, set: ReadonlyA
     }
     if (set.length > 0) return yield* new Unusable({ message: "--set: only for a named scenario, not for a file" })
     const written = yield* document(scenario)
-    return yield* sensible(scenario, Effect.sync(() => Simulator.situation(written)))
+    const situation = yield* sensible(scenario, Effect.sync(() => Simulator.situation(written)))
+    return { situation, source: scenario }
   }
   const values = yield* parameters(set)
   const unknown = Object.keys(values).find((field) => !Object.hasOwn(named.parameters, field))
   if (unknown !== undefined) {
     return yield* new Unusable({ message: `--set: no parameter ${unknown}; ${parametersOf(named)}` })
   }
-  return yield* sensible("--set", Effect.sync(() => named.make(values)))
+  return { situation: yield* sensible("--set", Effect.sync(() => named.make(values))), source: "--set" }
 })
 
 /** A document's `RangeError` is its author's mistake, and said like one. */
@@ -177,7 +179,7 @@ const progressLine = Effect.fnUntraced(function*(name: string) {
 })
 
 const run = Effect.fnUntraced(function*(
-  situation: Simulator.Situation,
+  { situation, source }: { readonly situation: Simulator.Situation; readonly source: string },
   policy: PolicySpec.PolicySpec,
   seed: string | number,
   faults: FaultScript.Script | undefined
@@ -186,7 +188,7 @@ const run = Effect.fnUntraced(function*(
   const { clear, progress } = yield* progressLine(name)
   return yield* Effect.ensuring(
     Effect.mapError(
-      sensible(name, Simulator.run({ ...situation, policy, seed, progress, ...(faults && { faults }) })),
+      sensible(source, Simulator.run({ ...situation, policy, seed, progress, ...(faults && { faults }) })),
       (error) => error._tag === "Unusable" ? error : unusable(name)(error)
     ),
     clear

@@ -55,37 +55,61 @@ export const policies: Arbitrary.Arbitrary<Document> = Arbitrary.map(
   })
 )
 
-const faults = [
-  { kind: "latency", delay: "200 ms", jitter: "50 ms" },
-  { kind: "stall" },
-  { kind: "blackHole" },
-  { kind: "reset" },
-  { kind: "refuse" },
-  { kind: "error", reason: "Unavailable" }
-] as const
+const ratio = Arbitrary.map(int(0, 10), (tenths) => tenths / 10)
+const direction = oneOf("up", "down", "both")
 
-/** Scripts of up to five phases within a minute, of faults that every runner knows. */
-export const faultScripts: Arbitrary.Arbitrary<Document> = Arbitrary.map(
-  Arbitrary.all({
-    seed: int(0, 1_000_000),
-    phases: Arbitrary.array(
-      Arbitrary.all({
-        from: int(0, 50_000),
-        lasts: int(1, 10_000),
-        fault: int(0, faults.length - 1),
-        ratio: int(1, 10)
-      }),
-      { minLength: 1, maxLength: 5 }
-    )
-  }),
-  ({ phases, seed }) => ({
-    seed,
-    phases: phases.map(({ fault, from, lasts, ratio }, i) => ({
-      name: `phase ${i + 1}`,
-      from: `${from} ms`,
-      for: `${lasts} ms`,
-      fault: faults[fault],
-      ...(ratio === 10 ? {} : { radius: { ratio: ratio / 10 } })
-    }))
+/** A fault of a kind: what it must say, and what it may. */
+const fault = (
+  kind: string,
+  says: Readonly<Record<string, Arbitrary.Arbitrary<unknown>>>,
+  maySay: Readonly<Record<string, Arbitrary.Arbitrary<unknown>>> = {}
+): Arbitrary.Arbitrary<Document> =>
+  Arbitrary.map(Arbitrary.all([Arbitrary.all(says), some(maySay)]), ([must, may]) => ({ kind, ...must, ...may }))
+
+/** Faults of messages and of connections. */
+const faults = [
+  fault("latency", { delay: millis(0, 500) }, { jitter: millis(0, 500), direction }),
+  fault("stall", {}, { pause: millis(1, 1000), ratio, direction }),
+  fault("blackHole", {}, { closeAfter: millis(0, 500), direction }),
+  fault("reset", {}, { after: millis(0, 500) }),
+  fault("halfOpen", {}, { left: oneOf("client", "server") }),
+  fault("slowClose", { delay: millis(1, 3000) }, { direction }),
+  fault("refuse", {}),
+  fault("error", { reason: oneOf("Unavailable", "Overloaded", "Remote") }, { ratio, processed: oneOf(false, true) })
+]
+
+/** Faults of bytes, which simulated requests have none of. */
+const faultsOfBytes = [
+  fault("bandwidth", { bytesPerSecond: int(1, 1000) }, { direction }),
+  fault("slice", { bytes: int(1, 20) }, { gap: millis(0, 50), direction }),
+  fault("corrupt", {}, { ratio, direction }),
+  fault("limit", { bytes: int(0, 300) }, { direction })
+]
+
+const scriptsOf = (among: ReadonlyArray<Arbitrary.Arbitrary<Document>>): Arbitrary.Arbitrary<Document> => {
+  const phase = Arbitrary.all({
+    from: int(0, 50_000),
+    lasts: int(1, 10_000),
+    fault: Arbitrary.flatMap(int(0, among.length - 1), (kind) => among[kind]!),
+    more: some({ toxicity: ratio, radius: Arbitrary.map(ratio, (ratio) => ({ ratio, of: "connection" })) })
   })
-)
+  return Arbitrary.map(
+    Arbitrary.all({ seed: int(0, 1_000_000), phases: Arbitrary.array(phase, { minLength: 1, maxLength: 5 }) }),
+    ({ phases, seed }) => ({
+      seed,
+      phases: phases.map(({ fault, from, lasts, more }, i) => ({
+        name: `phase ${i + 1}`,
+        from: `${from} ms`,
+        for: `${lasts} ms`,
+        fault,
+        ...more
+      }))
+    })
+  )
+}
+
+/** Scripts of up to five phases within a minute, which may overlap, of faults that the simulator runs too. */
+export const faultScripts: Arbitrary.Arbitrary<Document> = scriptsOf(faults)
+
+/** The same with faults of bytes, for what runs between a real client and a real server. */
+export const faultScriptsOfBytes: Arbitrary.Arbitrary<Document> = scriptsOf([...faults, ...faultsOfBytes])

@@ -122,9 +122,13 @@ horizon: 20 s
       [["@naive.yaml", "--set", "rate"], /--set: expected name=value with a number, got rate/],
       [
         ["@naive.yaml", "--set", "servers=0"],
-        /naive: Simulator\.run: dependency\.servers must be an integer in \[1, 10000\], got 0/
+        /--set: Simulator\.run: dependency\.servers must be an integer in \[1, 10000\], got 0/
       ],
       [["@bad.yaml"], /@bad\.yaml: retry\.attempts: Expected a value greater than or equal to 1, got 0/],
+      [
+        ["@naive.yaml", "--scenario", "@burst.yaml"],
+        /@burst\.yaml: Simulator\.run: arrivals\.burst must be an object of perSecond, every, lasts, got undefined/
+      ],
       [
         ["@naive.yaml", "--scenario", "@bad.yaml"],
         /@bad\.yaml: Simulator\.situation: document must be an object of clients, arrivals, .*, got "retry"/
@@ -132,7 +136,11 @@ horizon: 20 s
     ] as const
   )("%j exits with 1 and says why", ([args, message]) =>
     Effect.gen(function*() {
-      const { code, err, out } = yield* simulate(args, { "naive.yaml": policy, "bad.yaml": "retry: { attempts: 0 }" })
+      const { code, err, out } = yield* simulate(args, {
+        "naive.yaml": policy,
+        "bad.yaml": "retry: { attempts: 0 }",
+        "burst.yaml": "arrivals: { kind: bursty, perSecond: 1 }\ndependency: { service: 1ms }\nhorizon: 1 s"
+      })
       assert.deepStrictEqual([code, out], [1, ""])
       assert.match(err, message)
       assert.match(err, /^holdfast simulate: /)
