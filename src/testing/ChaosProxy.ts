@@ -161,7 +161,14 @@ class Proxy {
         server.off("error", failed)
         this.bound = { host: where.host, port: (server.address() as Net.AddressInfo).port }
         // An error later is of the port, listened on again: it has been somebody else's meanwhile.
-        server.on("error", () => this.plan(this.elapsed() + relistenMillis, () => this.adjust()))
+        server.on("error", () => {
+          if (!this.isClosed) this.plan(this.elapsed() + relistenMillis, () => this.adjust())
+        })
+        // A host by its name is looked up first, and meanwhile everything may have ended, or another phase begun.
+        server.on("listening", () => {
+          if (this.isClosed) server.close()
+          else this.adjust()
+        })
         resume(Effect.void)
       })
     })

@@ -2,6 +2,7 @@ import { assert, describe, it } from "@effect/vitest"
 import { Clock, Effect, Fiber, Layer, Schema, type Scope } from "effect"
 import { Rpc, RpcGroup } from "effect/rpc"
 import { TestClock } from "effect/testing"
+import * as Dns from "node:dns/promises"
 import * as Discovery from "../../src/balancer/Discovery.ts"
 import * as Client from "../../src/client/Client.ts"
 import * as CallError from "../../src/contract/CallError.ts"
@@ -265,6 +266,54 @@ describe("ChaosProxy", () => {
       const { address } = yield* ChaosProxy.make({ to: "tcp://127.0.0.1:1", script })
       assert.include(yield* told({ listen: address }), "cannot listen on 127.0.0.1:")
       assert.include(yield* told({ script: { phases: [{ name: "p", fault: { kind: "refuse" } }] } }), "phases.0.to")
+    })
+  )
+
+  test(
+    "a port that was about to be listened on again when everything ended is left alone",
+    Effect.gen(function*() {
+      const listeners = () => process.getActiveResourcesInfo().filter((name) => name === "TCPServerWrap").length
+      const before = listeners()
+      yield* Effect.scoped(Effect.gen(function*() {
+        // Of a host by name, which has to be looked up first.
+        const listen = "tcp://localhost:0"
+        const proxy = yield* ChaosProxy.make({ listen, to: "tcp://127.0.0.1:1", script: phase({ kind: "refuse" }) })
+        yield* pass(1000)
+        assert.isFalse(proxy.stats().listening)
+        yield* TestClock.adjust("2 seconds")
+      }))
+      // Later than the name that was looked up.
+      yield* Effect.promise(() => Dns.lookup("localhost"))
+      yield* Peer.settled
+      assert.strictEqual(listeners(), before)
+    })
+  )
+
+  test(
+    "a port is listened on again as the last word has it, however fast phases follow each other",
+    Effect.gen(function*() {
+      const refuse = { kind: "refuse" } as const
+      const proxy = yield* ChaosProxy.make({
+        listen: "tcp://localhost:0",
+        to: "tcp://127.0.0.1:1",
+        script: {
+          phases: [
+            { name: "first", from: "1 s", to: "2 s", fault: refuse },
+            { name: "slow", from: "1 s", to: "2 s", fault: { kind: "latency", delay: 1 } },
+            { name: "second", from: "2001 ms", to: "3 s", fault: refuse },
+            { name: "third", from: "4 s", to: "5 s", fault: refuse }
+          ]
+        }
+      })
+      const { listening } = proxy.stats()
+      yield* pass(1000)
+      for (const step of [1000, 1, 499]) yield* TestClock.adjust(step)
+      yield* Effect.promise(() => Dns.lookup("localhost"))
+      yield* Peer.settled
+      const refused = !proxy.stats().listening
+      yield* TestClock.adjust("1 second")
+      yield* Peer.until(() => proxy.stats().listening)
+      assert.deepStrictEqual([listening, refused], [true, true])
     })
   )
 
