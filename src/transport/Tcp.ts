@@ -253,6 +253,8 @@ export const make = (options: TcpOptions = {}): Effect.Effect<Transport["Service
       const running = new Running(context)
       let idle: Array<() => void> = []
       const past = { requests: 0, refused: 0, protocolErrors: 0 }
+      /** With the port that was assigned, once it is. */
+      let bound = address
 
       const accept = (socket: Net.Socket): void => {
         const peer = `${socket.remoteAddress ?? "?"}:${socket.remotePort ?? 0}`
@@ -280,7 +282,7 @@ export const make = (options: TcpOptions = {}): Effect.Effect<Transport["Service
               past.protocolErrors++
               const atMillis = Timer.nowOf(source.clock)
               receiver?.event({ _tag: "RequestRefused", peer, method: undefined, reason: "protocol", why, atMillis })
-              fork(Effect.logWarning(`${address}: closed the session of ${peer}: ${why}`))
+              fork(Effect.logWarning(`${bound}: closed the session of ${peer}: ${why}`))
             }
             if (sessions.size > 0) return
             const waiting = idle
@@ -300,7 +302,7 @@ export const make = (options: TcpOptions = {}): Effect.Effect<Transport["Service
             const server = Net.createServer({ noDelay: true }, accept)
             // After it listens too: a connection that could not be accepted is the kernel's failure, and not our end.
             server.on("error", (error) => {
-              if (server.listening) fork(Effect.logWarning(`${address}: cannot accept a connection: ${codeOf(error)}`))
+              if (server.listening) fork(Effect.logWarning(`${bound}: cannot accept a connection: ${codeOf(error)}`))
             })
             return server
           }),
@@ -324,14 +326,15 @@ export const make = (options: TcpOptions = {}): Effect.Effect<Transport["Service
           })
         ))
       )
-      const bound = server.address() as Net.AddressInfo
+      const { port } = server.address() as Net.AddressInfo
+      bound = `tcp://${target.host.includes(":") ? `[${target.host}]` : target.host}:${port}`
       const sum = (of: (session: ServerSession) => number) => {
         let total = 0
         for (const session of sessions) total += of(session)
         return total
       }
       return {
-        address: `tcp://${target.host.includes(":") ? `[${target.host}]` : target.host}:${bound.port}`,
+        address: bound,
         stats: () => ({
           sessions: sessions.size,
           inFlight: running.count,

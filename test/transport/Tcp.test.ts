@@ -112,7 +112,7 @@ describe("Tcp, a server facing strangers", () => {
         yield* peer.closed
         assert.deepStrictEqual(peer.rest(), [])
         const name = `127.0.0.1:${peer.socket.localPort}`
-        assert.deepStrictEqual(lines, [`${anywhere}: closed the session of ${name}: ${because}`])
+        assert.deepStrictEqual(lines, [`${listening.address}: closed the session of ${name}: ${because}`])
         const seen = events.filter((event) =>
           event._tag === "RequestRefused" || event._tag === "SessionChanged" && event.peer === name
         )
@@ -162,7 +162,7 @@ describe("Tcp, a server facing strangers", () => {
       }
       yield* silent.closed
       const name = `127.0.0.1:${silent.socket.localPort}`
-      assert.deepStrictEqual(lines, [`${anywhere}: closed the session of ${name}: half a frame, then silence`])
+      assert.deepStrictEqual(lines, [`${listening.address}: closed the session of ${name}: half a frame, then silence`])
       assert.deepStrictEqual([listening.stats().sessions, listening.stats().protocolErrors], [1, 1])
       yield* slow.send(whole.subarray(-1))
       assert.strictEqual(Peer.answerOf(yield* slow.next).body, "late")
@@ -368,7 +368,7 @@ describe("Tcp, a server facing strangers", () => {
       assert.strictEqual(yield* ended("held"), "shutdown")
       assert.deepStrictEqual([listening.stats().sessions, listening.stats().inFlight], [1, 0])
       const name = `127.0.0.1:${peer.socket.localPort}`
-      assert.deepStrictEqual(lines, [`${anywhere}: closed the session of ${name}: the peer does not read`])
+      assert.deepStrictEqual(lines, [`${listening.address}: closed the session of ${name}: the peer does not read`])
       assert.strictEqual(listening.stats().protocolErrors, 1)
       assert.strictEqual(textOf(yield* session.send(request("echo", "well"))), "well")
     })
