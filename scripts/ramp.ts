@@ -4,7 +4,8 @@
  * and nearer to what the servers can do, with an endpoint for each server and with
  * one for all. Prints the rows of the table in `docs/decisions`, Markdown.
  *
- *   --seeds N   runs of each (default 5)
+ *   --seeds N          runs of each (default 5)
+ *   --scenario NAME    that one alone
  *
  * Takes a quarter of an hour.
  */
@@ -13,7 +14,9 @@ import { parseArgs } from "node:util"
 import * as Scenarios from "../src/testing/Scenarios.ts"
 import * as Simulator from "../src/testing/Simulator.ts"
 
-const { values } = parseArgs({ options: { seeds: { type: "string", default: "5" } } })
+const { values } = parseArgs({
+  options: { seeds: { type: "string", default: "5" }, scenario: { type: "string" } }
+})
 const seeds = Array.from({ length: Number(values.seeds) }, (_, i) => i + 1)
 const ramps = [undefined, "3 s", "5 s", "10 s"]
 /** Four fifths of the 840 calls per second that the servers can do; the scenarios themselves ask for half of it, or 600. */
@@ -37,6 +40,7 @@ for (const balancer of ["client", "proxy"] as const) {
   console.log(`\n| ${balancer}, calls per second | ${ramps.map((ramp) => ramp ?? "none").join(" | ")} |`)
   console.log(`|---|${ramps.map(() => "---|").join("")}`)
   for (const { make, name, parameters } of Object.values(Scenarios.all)) {
+    if (name !== (values.scenario ?? name)) continue
     for (const rate of [parameters["rate"]!.default, near]) {
       const cells: Array<string> = []
       for (const [i, duration] of ramps.entries()) {

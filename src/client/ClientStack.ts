@@ -40,7 +40,7 @@ import * as StackOptions from "../policy/StackOptions.ts"
 /**
  * The slots a client may state, as code or as a `PolicySpec`'s data. By default
  * there are a retry (3 attempts, a budget of the target's own), a circuit
- * breaker per endpoint, which lets calls come back over 3 seconds, and an attempt
+ * breaker per endpoint, which lets calls come back over 5 seconds, and an attempt
  * timeout of 2 seconds, so that three of them and their backoff fit a deadline of
  * 10; `false` leaves one out.
  */
@@ -91,11 +91,12 @@ export interface ClientStack {
 
 const defaultTimeout = "2 seconds"
 /**
- * How gradually calls come back to an endpoint: short, because the share that is
- * held back fails where there is no other endpoint; without, callers that probe
- * together bring down together what has just come back (`docs/decisions/0007`).
+ * How gradually calls come back to an endpoint: the shortest with which whatever
+ * collapsed in the simulator came back, because the share that is held back fails
+ * where there is no other endpoint; without, callers that probe together bring
+ * down together what has just come back (`docs/decisions/0007`).
  */
-const defaultRamp = { duration: "3 seconds" } as const
+const defaultRamp = { duration: "5 seconds" } as const
 
 /**
  * Compiles a client's slots and its methods' to policies.

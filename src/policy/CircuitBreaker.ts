@@ -178,7 +178,7 @@ export interface CircuitBreakerOptions {
    * Lets traffic come back gradually after the probes: a step that is as bad as
    * a trip condition halves the share, and at the first step reopens. `false` for
    * none, which is the default here, because alone it rejects calls that would
-   * succeed; in a client, whose balancer picks another endpoint, it is 3 seconds.
+   * succeed; in a client, whose balancer picks another endpoint, it is 5 seconds.
    */
   readonly ramp?: RampOptions | false | undefined
   /** What an exit means. Default `Outcome.ofExit`, which asks the call's own `classify` about foreign errors. */

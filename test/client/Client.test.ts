@@ -776,7 +776,7 @@ describe("Client", () => {
           yield* call
           yield* TestClock.adjust("1 second")
           yield* call
-          yield* TestClock.adjust("4 seconds")
+          yield* TestClock.adjust("6 seconds")
           yield* call
           return of("Transition").map(({ from, to }) => `${from} > ${to}`)
         })
