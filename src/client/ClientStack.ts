@@ -146,15 +146,20 @@ export const make = (
     }
   })
 
-/** Makes one policy per slot object: levels that state the same slot share its state. */
+/**
+ * Makes one policy per slot object: levels that state the same slot share its
+ * state. By constructor too: one object, an empty one say, may be stated in two slots.
+ */
 const makeShared = () => {
-  const made = new Map<object, unknown>()
+  const madeBy = new Map<unknown, Map<object, unknown>>()
   return <S extends object, P>(
     name: string,
     slot: S | undefined,
     make: (name: string, slot: S) => Effect.Effect<P>
   ): Effect.Effect<P | undefined> =>
     slot === undefined ? Effect.succeed(undefined) : Effect.suspend(() => {
+      const made = madeBy.get(make) ?? new Map<object, unknown>()
+      madeBy.set(make, made)
       const known = made.get(slot) as P | undefined
       if (known !== undefined) return Effect.succeed(known)
       return Effect.tap(make(name, slot), (policy) => Effect.sync(() => made.set(slot, policy)))
@@ -169,15 +174,7 @@ const endpointLevel = (name: string, level: Options, shared: ReturnType<typeof m
     const { circuitBreaker = defaultBreaker, timeout = defaultTimeout } = level
     const breaker = circuitBreaker === false
       ? undefined
-      : yield* shared<StackOptions.CircuitBreakerSlot, Breaker>(
-        name,
-        circuitBreaker,
-        (name, slot) =>
-          (slot.keyed === undefined ? StackOptions.circuitBreaker : StackOptions.keyedCircuitBreaker)(
-            name,
-            { ...slot, ramp: slot.ramp ?? defaultRamp }
-          )
-      )
+      : yield* shared(name, circuitBreaker, breakerOf)
     // A circuit per method has no door that is the same for all calls, and admits some of them or others.
     const one = breaker !== undefined && "gate" in breaker ? breaker : undefined
     const policy = Policy.stack({
@@ -195,6 +192,12 @@ const endpointLevel = (name: string, level: Options, shared: ReturnType<typeof m
   })
 
 type Breaker = CircuitBreaker.CircuitBreaker | CircuitBreaker.KeyedCircuitBreaker
+
+const breakerOf = (name: string, slot: StackOptions.CircuitBreakerSlot): Effect.Effect<Breaker> =>
+  (slot.keyed === undefined ? StackOptions.circuitBreaker : StackOptions.keyedCircuitBreaker)(
+    name,
+    { ...slot, ramp: slot.ramp ?? defaultRamp }
+  )
 
 const always = (): boolean => true
 

@@ -815,6 +815,23 @@ describe("Client", () => {
     )
 
     test(
+      "and of different kinds have a state each, also where one object states both",
+      Effect.gen(function*() {
+        const kinds: Array<string> = []
+        const register = ({ kind }: Policy.Registered) => {
+          kinds.push(kind)
+          return () => {}
+        }
+        yield* counting(a, [ok])
+        const slot = {}
+        yield* clientOf({ retry: false, circuitBreaker: slot, adaptiveLimiter: slot }).pipe(
+          Effect.provideService(Policy.CurrentRegistry, { register })
+        )
+        assert.includeMembers(kinds, ["circuitBreaker", "adaptiveLimiter"])
+      })
+    )
+
+    test(
       "have their own attempts, and one budget with the others unless they state their own",
       Effect.gen(function*() {
         const { seen } = yield* counting(a, [unavailable])
