@@ -223,6 +223,18 @@ describe("Snapshot", () => {
       assert.isNull(yield* since)
     })))
 
+  it.effect("says of two circuits of one endpoint no less than of the one it shows", () =>
+    seen(Effect.gen(function*() {
+      const options = { name: "users@tcp://a:1", consecutiveFailures: 1, openFor: "1 minute" } as const
+      yield* tell(sent(0, "tcp://a:1"))
+      const [first, second] = [yield* CircuitBreaker.make(options), yield* CircuitBreaker.make(options)]
+      yield* Effect.ignore(Policy.apply(Effect.fail("down"), first))
+      yield* TestClock.adjust("5 seconds")
+      yield* Effect.ignore(Policy.apply(Effect.fail("down"), second))
+      const { forMillis, notClosedForMillis } = (yield* part).endpoints[0]!.breaker!
+      assert.deepStrictEqual([forMillis, notClosedForMillis], [5000, 5000])
+    })))
+
   it.effect("keeps an endpoint nobody has registered for a minute after its last attempt", () =>
     seen(Effect.gen(function*() {
       yield* tell(sent(0, "https://a"), {

@@ -117,13 +117,16 @@ export const breaker = (
   })
   if (circuits.length === 0) return null
   const { circuit, name } = circuits.reduce((a, b) => worseOf(a.circuit, b.circuit) === a.circuit ? a : b)
-  const { _tag, sinceMillis, untilMillis, why } = circuit
+  const { _tag, untilMillis, why } = circuit
   const state = textOf(_tag)
+  const sinceMillis = numberOf(circuit.sinceMillis)
+  // A method's own breaker has the same name, and may have opened later.
+  const openedMillis = Math.min(sinceMillis, openings.of(name) ?? Infinity)
   return {
     state,
     why: textOf(why),
-    forMillis: Math.max(0, nowMillis - numberOf(sinceMillis)),
-    notClosedForMillis: state === "Closed" ? null : Math.max(0, nowMillis - numberOf(openings.of(name) ?? sinceMillis)),
+    forMillis: Math.max(0, nowMillis - sinceMillis),
+    notClosedForMillis: state === "Closed" ? null : Math.max(0, nowMillis - openedMillis),
     probeInMillis: typeof untilMillis === "number" ? Math.max(0, untilMillis - nowMillis) : null
   }
 }
