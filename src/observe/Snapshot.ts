@@ -425,10 +425,14 @@ const watch = (
   take: (fiber: Fiber.Fiber<unknown, unknown>) => Taken
 ): Stream.Stream<Update> =>
   Stream.unwrap(Effect.map(
-    Effect.acquireRelease(Effect.sync(() => hub.add()), (watcher) => Effect.sync(() => hub.remove(watcher))),
-    (watcher) => {
+    Effect.acquireRelease(
+      // In one step: what happens between the two would be told twice.
+      Effect.sync(() => ({ kept: hub.kept, watcher: hub.add() })),
+      ({ watcher }) => Effect.sync(() => hub.remove(watcher))
+    ),
+    ({ kept, watcher }) => {
       let dueMillis = -Infinity
-      let earlier: ReadonlyArray<Event> | undefined = hub.kept
+      let earlier: ReadonlyArray<Event> | undefined = kept
       const next: Effect.Effect<ReadonlyArray<Update>> = Effect.withFiber((fiber) => {
         const now = Timer.now(fiber)
         if (earlier !== undefined) {

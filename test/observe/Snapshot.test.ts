@@ -6,6 +6,7 @@ import * as Layer from "effect/Layer"
 import * as Random from "effect/Random"
 import * as Rpc from "effect/rpc/Rpc"
 import * as RpcGroup from "effect/rpc/RpcGroup"
+import * as Scheduler from "effect/Scheduler"
 import * as Schema from "effect/Schema"
 import * as Stream from "effect/Stream"
 import * as TestClock from "effect/testing/TestClock"
@@ -449,6 +450,31 @@ describe("Snapshot.watch", () => {
       assert.lengthOf(earlier, 100)
       assert.match(earlier[0]!, /^50 /)
       assert.match(earlier.at(-1)!, /^149 /)
+    })))
+
+  it.effect("tells of nothing twice, whenever it happens while somebody begins to watch", () =>
+    seen(Effect.gen(function*() {
+      const snapshot = yield* Snapshot.Snapshot
+      for (let budget = 3; budget < 8; budget++) {
+        const about: Array<string> = []
+        const watcher = yield* snapshot.watch("1 second").pipe(
+          Stream.runForEach((update) =>
+            Effect.sync(() => {
+              if (update._tag === "Earlier") about.push(...update.events.map((event) => event.about))
+              else if (update._tag === "Event") about.push(update.event.about)
+            })
+          ),
+          Effect.provideService(Scheduler.MaxOpsBeforeYield, budget),
+          Effect.forkChild({ startImmediately: true })
+        )
+        for (let i = 0; i < 50; i++) {
+          yield* snapshot.note("servers", `${budget}/${i}`, "killed")
+          yield* Effect.yieldNow
+        }
+        yield* Fiber.interrupt(watcher)
+        assert.isNotEmpty(about)
+        assert.deepStrictEqual(about, [...new Set(about)], `${budget} operations at a time`)
+      }
     })))
 
   it.effect("tells a watcher that does not read how many events it has lost", () =>
