@@ -233,10 +233,13 @@ const retryAfterOf = (headers: Response["headers"], nowMillis: number): number |
 
 const numberOf = (text = ""): number | undefined => /^\s*\d+(\.\d+)?\s*$/.test(text) ? Number(text) : undefined
 
-/** The three forms of a date, RFC 9110 5.6.7: each begins with a day, and the oldest does not say that it is of GMT. */
+/**
+ * The three forms of a date, RFC 9110 5.6.7: each begins with a day, and the oldest does not say that it is of GMT. One
+ * that says to be of another zone, which it may not, is of that.
+ */
 const dateOf = (text = ""): number | undefined => {
   if (!/^\s*[a-z]/i.test(text)) return undefined
-  const at = Date.parse(/GMT\s*$/.test(text) ? text : `${text} GMT`)
+  const at = Date.parse(/([a-z]|[+-]\d{4})\s*$/i.test(text) ? text : `${text} GMT`)
   return Number.isNaN(at) ? undefined : at
 }
 

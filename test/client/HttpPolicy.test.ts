@@ -193,6 +193,7 @@ describe("HttpPolicy", () => {
       "retry-after": "Wed Oct 21 07:28:09 2015",
       date: "Wed, 21 Oct 2015 07:28:00 GMT"
     }, 9000],
+    ["a date of another zone", { "retry-after": "Wed, 31 Dec 1969 19:00:05 -0500" }, 5000],
     ["milliseconds, in a header of their own", { "retry-after-ms": "1500", "retry-after": "2" }, 1500],
     ["seconds with a fraction", { "retry-after": "2.5" }, 2500],
     ["a negative number, which is no hint", { "retry-after": "-30" }, 100],
