@@ -14,6 +14,7 @@ import { chromium, type Page } from "playwright-core"
 import * as Discovery from "../../src/balancer/Discovery.ts"
 import * as Client from "../../src/client/Client.ts"
 import type * as ClientStack from "../../src/client/ClientStack.ts"
+import * as CallContext from "../../src/contract/CallContext.ts"
 import * as Dashboard from "../../src/dashboard/Dashboard.ts"
 import * as Faults from "../../src/demo/Faults.ts"
 import { handlers, UserService } from "../../src/demo/UserService.ts"
@@ -199,5 +200,16 @@ describe.skipIf(!isThere)("Dashboard in Chromium", () => {
       const width = yield* Effect.promise(() => page.evaluate("document.documentElement.scrollWidth"))
       assert.isAtMost(Number(width), narrow.width)
       assert.deepStrictEqual(complaints, [])
+    }).pipe(Effect.scoped, Effect.provide([Snapshot.layer, Logger.layer([])])))
+
+  it.live("draws methods whatever dots are in their names", () =>
+    Effect.gen(function*() {
+      const { event } = yield* Snapshot.make({ part: "files" })
+      for (const name of [".hidden", "Files.Read"]) {
+        event({ _tag: "CallStarted", call: { ...CallContext.empty, name }, atMillis: 0 })
+      }
+      const { url } = yield* Dashboard.make({ port: 0, interval: "100 millis" })
+      const { page } = yield* browse(url)
+      yield* until(page, "tr:has-text(\"Files.Read\")")
     }).pipe(Effect.scoped, Effect.provide([Snapshot.layer, Logger.layer([])])))
 })

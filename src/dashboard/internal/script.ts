@@ -35,7 +35,7 @@ export const script = String.raw`"use strict";
     const [first] = names;
     let size = first.lastIndexOf(".") + 1;
     while (size > 0 && !names.every((name) => name.length > size && name.startsWith(first.slice(0, size)))) {
-      size = first.lastIndexOf(".", size - 2) + 1;
+      size = first.slice(0, size - 1).lastIndexOf(".") + 1;
     }
     return (name) => name.slice(size);
   };
