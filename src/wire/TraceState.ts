@@ -3,8 +3,8 @@
  * of a trace. On the wire it is metadata of that name.
  *
  * It comes from whoever calls and may end up in somebody's HTTP header, so that
- * what is not well formed is dropped; and it is never the reason for which a call
- * is too large. State: none.
+ * what is not well formed is dropped; and it is never the reason for which the
+ * metadata is too large. State: none.
  */
 import type { TraceContext } from "../contract/CallContext.ts"
 import * as Frame from "./Frame.ts"
