@@ -139,9 +139,10 @@ class Attempts {
   /** The payload in the client's codec. */
   readonly body: Result.Success<Uint8Array, string>
   readonly startedAt: number
-  /** Where the latest attempt went, and from the second on where all before it did. */
-  private latest: Endpoint | undefined
+  /** Where the first attempt is, and from the second on where each is: one that moves on unsent has not been there. */
+  private first: Endpoint | undefined
   private been: Array<Endpoint> | undefined
+  private begun = 0
   private attempts = 0
 
   constructor(callable: Callable, payload: unknown, body: Result.Success<Uint8Array, string>, startedAt: number) {
@@ -166,14 +167,22 @@ class Attempts {
   /** One attempt; of the call in the context where none is given. */
   private attempt(given: CallContext.CallContext | undefined): Answer {
     const { balancer, level } = this.callable
-    if (this.latest !== undefined) (this.been ??= []).push(this.latest)
-    return balancer.run(level, (endpoint, call, fiber) => this.at(endpoint, call, fiber), this.been, given)
+    const index = this.begun++
+    if (index === 1) this.been = this.first === undefined ? [] : [this.first]
+    return balancer.run(level, (endpoint, call, fiber) => this.at(index, endpoint, call, fiber), this.been, given)
   }
 
-  private at(endpoint: Endpoint, call: CallContext.CallContext | undefined, fiber: Running | undefined): Answer {
+  private at(
+    index: number,
+    endpoint: Endpoint,
+    call: CallContext.CallContext | undefined,
+    fiber: Running | undefined
+  ): Answer {
     // Straight from the call to its first pick: one reading of the clock does for both.
-    const attemptAt = this.latest === undefined ? this.startedAt : undefined
-    this.latest = endpoint
+    const attemptAt = this.first === undefined ? this.startedAt : undefined
+    if (index === 0) this.first = endpoint
+    // Hedges overlap: each knows its own place, not the latest of all.
+    if (this.been !== undefined) this.been[index] = endpoint
     if (call !== undefined && fiber !== undefined) return this.send(fiber, endpoint, call, attemptAt)
     // An attempt begins, and its time, when the endpoint's policies have let it go.
     return Effect.withFiber((fiber) => this.send(fiber, endpoint, fiber.getRef(CallContext.Current), undefined))
