@@ -289,6 +289,8 @@ describe("Tcp, a server facing strangers", () => {
       yield* peer.send(requestFrame(1, "echo"))
       const refused = Peer.answerOf(yield* peer.next)
       assert.deepStrictEqual([refused.status, refused.processed], [Frame.Status.unavailable, false])
+      // Which is not what an overload is counted by.
+      assert.strictEqual(listening.stats().refused, 0)
       yield* release("last")
       assert.strictEqual(Peer.answerOf(yield* peer.next).body, "last")
       yield* settled

@@ -210,13 +210,14 @@ export class ServerSession {
 
   private onRequest(id: number, request: Frame.Request): void {
     this.requests++
-    if (this.leaving) return this.refuse(id, Frame.Status.unavailable, "going away")
+    // Not counted as refused: every deploy meets requests that cross its word, and none of them is overload.
+    if (this.leaving) return this.answer(id, refusal(Frame.Status.unavailable, "going away", false))
     if (this.inFlight >= this.env.limits.maxInFlight) {
-      return this.refuse(id, Frame.Status.overloaded, `${this.inFlight} requests in flight on this session`)
+      return this.shed(id, `${this.inFlight} requests in flight on this session`)
     }
     // Reading stops when a peer does not read. Thousands of requests may have been read by then.
     if (this.outbox.unsentBytes >= maxUnsentBytes) {
-      return this.refuse(id, Frame.Status.overloaded, `${this.outbox.unsentBytes} bytes of answers wait to be read`)
+      return this.shed(id, `${this.outbox.unsentBytes} bytes of answers wait to be read`)
     }
     const slot = id & slotMask
     this.inFlight++
@@ -236,9 +237,9 @@ export class ServerSession {
     if (this.closed) fiber.interruptUnsafe(undefined, Interruption.annotations.shutdown)
   }
 
-  private refuse(id: number, status: number, message: string): void {
+  private shed(id: number, message: string): void {
     this.refused++
-    this.answer(id, refusal(status, message, false))
+    this.answer(id, refusal(Frame.Status.overloaded, message, false))
   }
 
   private answer(id: number, response: Frame.Response): void {
