@@ -32,13 +32,28 @@ export const dashboardPort: Flag.Flag<Option.Option<number>> = Flag.Int("dashboa
 export const isAddress = (text: string): boolean =>
   Number(/^tcp:\/\/(?:\[[^\]]+\]|[^:/]+):(\d{1,5})$/.exec(text)?.[1]) <= 65_535
 
+/** What is said of one that it does not. */
+export const noAddress = (text: string): string => `tcp://host:port with a port up to 65535, got ${text}`
+
+/** What the system has against a file, in its own words: `policy.yaml: no such file or directory`. */
+export class FileError extends Data.TaggedError("FileError")<{ readonly message: string }> {}
+
+export const fileError = ({ message, reason }: PlatformError): FileError => {
+  const cause = reason.cause instanceof Error ? reason.cause.message : ""
+  const says = /^E[A-Z0-9]+: ([^,]+)/.exec(cause)?.[1]
+  const path = "pathOrDescriptor" in reason ? reason.pathOrDescriptor : undefined
+  return new FileError({ message: says === undefined || path === undefined ? message : `${path}: ${says}` })
+}
+
 /** The text of a file; `-` is standard input. */
 export const contents = (
   file: string
-): Effect.Effect<string, PlatformError, FileSystem.FileSystem | Stdio.Stdio> =>
-  file === "-"
+): Effect.Effect<string, FileError, FileSystem.FileSystem | Stdio.Stdio> => {
+  const read: Effect.Effect<string, PlatformError, FileSystem.FileSystem | Stdio.Stdio> = file === "-"
     ? Effect.flatMap(Stdio.Stdio, (stdio) => Stream.mkString(Stream.decodeText(stdio.stdin)))
     : Effect.flatMap(FileSystem.FileSystem, (files) => files.readFileString(file))
+  return Effect.mapError(read, fileError)
+}
 
 /** How a command ends when it has said everything itself: nothing more is printed. */
 export class Ended extends Data.TaggedError("Ended")<{ readonly code: number }> {

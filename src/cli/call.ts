@@ -25,7 +25,7 @@ import * as CallError from "../contract/CallError.ts"
 import * as Contract from "../contract/Contract.ts"
 import * as Explain from "../observe/Explain.ts"
 import * as Tcp from "../transport/Tcp.ts"
-import { duration, Ended, ExitCode, isAddress } from "./Flags.ts"
+import { duration, Ended, ExitCode, isAddress, noAddress } from "./Flags.ts"
 
 const description = `Call a method and print its answer as JSON.
 
@@ -37,7 +37,7 @@ const description = `Call a method and print its answer as JSON.
 
 const config = {
   address: Argument.String("address").pipe(
-    Argument.filter(isAddress, (text) => `tcp://host:port, got ${text}`),
+    Argument.filter(isAddress, noAddress),
     Argument.withDescription("Where the server listens: tcp://host:port")
   ),
   method: Argument.String("method").pipe(

@@ -8,7 +8,7 @@ import * as Effect from "effect/Effect"
 import * as Queue from "effect/Queue"
 import * as ChaosProxy from "../testing/ChaosProxy.ts"
 import * as FaultScript from "../testing/FaultScript.ts"
-import { contents, Ended, ExitCode, isAddress } from "./Flags.ts"
+import { contents, Ended, ExitCode, isAddress, noAddress } from "./Flags.ts"
 
 const description = `Stand between clients and a server, and break connections as a script says.
 
@@ -21,8 +21,7 @@ const description = `Stand between clients and a server, and break connections a
   Exit codes: 0 it was told to stop, or with --once the script is over; 1 the script cannot
   be read, or the command line makes no sense; 3 it cannot listen.`
 
-const address = (name: string) =>
-  Flag.String(name).pipe(Flag.filter(isAddress, (text) => `tcp://host:port, got ${text}`))
+const address = (name: string) => Flag.String(name).pipe(Flag.filter(isAddress, noAddress))
 
 const config = {
   script: Argument.String("script").pipe(
@@ -44,8 +43,8 @@ const line = ({ atMillis, begins, phase }: FaultScript.Change): string => {
   return begins ? `${when}  ${phase.name} begins: ${FaultScript.describe(phase.fault)}` : `${when}  ${phase.name} ends`
 }
 
-const refused = (code: number) => (error: { readonly message: string }) =>
-  Effect.andThen(Console.error(error.message), Effect.fail(new Ended({ code })))
+const refused = (code: number, what = "") => (error: { readonly message: string }) =>
+  Effect.andThen(Console.error(`holdfast chaos: ${what}${error.message}`), Effect.fail(new Ended({ code })))
 
 export const chaos = Command.make("chaos", config, ({ listen, once, script: file, to }) =>
   Effect.gen(function*() {
@@ -74,12 +73,14 @@ export const chaos = Command.make("chaos", config, ({ listen, once, script: file
       // To be told to stop is how this command succeeds.
       process.exitCode = 0
       const { accepted, bytesDown, bytesUp } = proxy.stats()
-      return Console.log(`${accepted} connections, ${bytesUp} bytes up, ${bytesDown} bytes down`)
+      return Console.log(
+        `${accepted} connection${accepted === 1 ? "" : "s"}, ${bytesUp} bytes up, ${bytesDown} bytes down`
+      )
     })
   }).pipe(
     Effect.scoped,
-    Effect.catchTag("ScriptError", refused(ExitCode.failed)),
-    Effect.catchTag("PlatformError", refused(ExitCode.failed)),
+    Effect.catchTag("ScriptError", refused(ExitCode.failed, `${file}: `)),
+    Effect.catchTag("FileError", refused(ExitCode.failed)),
     Effect.catchTag("ProxyError", refused(ExitCode.call))
   )).pipe(
     Command.withDescription(description),

@@ -7,7 +7,7 @@ import * as Option from "effect/Option"
 import * as Demo from "../demo/Demo.ts"
 import * as Summary from "../demo/Summary.ts"
 import * as FaultScript from "../testing/FaultScript.ts"
-import { contents, dashboardPort, Ended, ExitCode } from "./Flags.ts"
+import { contents, dashboardPort, Ended, ExitCode, FileError, fileError } from "./Flags.ts"
 
 const description = `Run five server processes under real faults, with two clients.
 
@@ -31,12 +31,12 @@ const between = (minimum: number, maximum: number) =>
 const config = {
   seconds: Flag.Int("seconds").pipe(
     between(5, 3600),
-    Flag.withDescription("How long calls are made (60)"),
+    Flag.withDescription("How long calls are made, 5 to 3600 (60)"),
     Flag.withDefault(60)
   ),
   rate: Flag.Int("rate").pipe(
     between(1, 2000),
-    Flag.withDescription("Calls per second through each client (100)"),
+    Flag.withDescription("Calls per second through each client, up to 2000 (100)"),
     Flag.withDefault(100)
   ),
   seed: Flag.Int("seed").pipe(
@@ -81,7 +81,11 @@ export const demo = Command.make(
     Effect.gen(function*() {
       const script = Option.isNone(faults)
         ? undefined
-        : yield* Effect.flatMap(contents(faults.value), FaultScript.parse)
+        : yield* Effect.flatMap(contents(faults.value), (text) =>
+          Effect.mapError(
+            FaultScript.parse(text),
+            ({ message }) => new FileError({ message: `${faults.value}: ${message}` })
+          ))
       return yield* Demo.run({
         ...rest,
         faults: script,
@@ -91,6 +95,7 @@ export const demo = Command.make(
         dashboard: noDashboard ? false : Option.getOrUndefined(dashboardPort)
       })
     }).pipe(
+      Effect.catchTag("PlatformError", (error) => Effect.fail(fileError(error))),
       Effect.catch((error) =>
         Effect.andThen(
           Console.error(`holdfast demo: ${error.message}`),

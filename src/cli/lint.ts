@@ -45,8 +45,8 @@ export const lint = Command.make("lint", config, ({ file, json }) =>
     yield* Console.log(json ? JSON.stringify(findings, null, 2) : report(file, findings))
     if (findings.some((finding) => finding.severity === "error")) return yield* new Ended({ code: ExitCode.failed })
   }).pipe(
-    Effect.catchTag("PlatformError", (error) =>
-      Effect.andThen(Console.error(`${file}: ${error.message}`), Effect.fail(new Ended({ code: ExitCode.failed }))))
+    Effect.catchTag("FileError", (error) =>
+      Effect.andThen(Console.error(error.message), Effect.fail(new Ended({ code: ExitCode.failed }))))
   )).pipe(Command.withDescription(description), Command.withShortDescription("Find in a policy what cannot work"))
 
 const report = (file: string, findings: ReadonlyArray<Lint.Finding>): string => {

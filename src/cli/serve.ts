@@ -14,7 +14,7 @@ import * as Observe from "../observe/Observe.ts"
 import * as Snapshot from "../observe/Snapshot.ts"
 import * as Server from "../server/Server.ts"
 import * as Tcp from "../transport/Tcp.ts"
-import { dashboardPort, duration, Ended, ExitCode, isAddress } from "./Flags.ts"
+import { dashboardPort, duration, Ended, ExitCode, isAddress, noAddress } from "./Flags.ts"
 
 const description = `Serve the example service, UserService, until SIGTERM or SIGINT.
 
@@ -24,7 +24,7 @@ const description = `Serve the example service, UserService, until SIGTERM or SI
 
 const config = {
   listen: Flag.String("listen").pipe(
-    Flag.filter(isAddress, (text) => `tcp://host:port, got ${text}`),
+    Flag.filter(isAddress, noAddress),
     Flag.withDescription("Where to listen; port 0 is any free one (tcp://127.0.0.1:7070)"),
     Flag.withDefault("tcp://127.0.0.1:7070")
   ),

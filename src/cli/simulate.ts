@@ -15,7 +15,7 @@ import * as PolicySpec from "../policy/PolicySpec.ts"
 import * as FaultScript from "../testing/FaultScript.ts"
 import * as Scenarios from "../testing/Scenarios.ts"
 import * as Simulator from "../testing/Simulator.ts"
-import { contents, Ended, ExitCode } from "./Flags.ts"
+import { contents, Ended, ExitCode, fileError } from "./Flags.ts"
 
 const list = Object.values(Scenarios.all)
 
@@ -31,6 +31,7 @@ ${list.map(({ name, says }) => `    ${name.padEnd(20)}${says}`).join("\n")}
 
   --scenario also takes a YAML or JSON file: clients, arrivals, dependency, scenario, horizon.
   --set name=value changes a parameter of a named scenario; a wrong name lists them all.
+  With --compare, * marks what is best in its row.
 
   Exit codes: 0 it ran; 1 something cannot be read, or makes no sense.`
 
@@ -79,7 +80,7 @@ const unusable = (what: string) => (error: { readonly message: string }): Unusab
 
 const document = (file: string) =>
   Effect.flatMap(
-    Effect.mapError(contents(file), unusable(file)),
+    Effect.mapError(contents(file), ({ message }) => new Unusable({ message })),
     (text) =>
       Effect.try({
         try: () => Yaml.parse(text),
@@ -207,7 +208,10 @@ export const simulate = Command.make("simulate", config, (input) =>
     yield* Console.log(Simulator.table(results))
     const write = (file: Option.Option<string>, text: () => string) =>
       Option.isNone(file) ? Effect.void : Effect.andThen(
-        Effect.mapError(files.writeFileString(file.value, text()), unusable(file.value)),
+        Effect.mapError(
+          files.writeFileString(file.value, text()),
+          (error) => new Unusable({ message: fileError(error).message })
+        ),
         Console.error(`written: ${file.value}`)
       )
     yield* write(input.json, () => `${JSON.stringify(results, null, 2)}\n`)

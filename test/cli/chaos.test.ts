@@ -64,7 +64,7 @@ describe("holdfast chaos", () => {
       assert.deepStrictEqual(rest, [
         "left out  errors: bytes do not show error reason Overloaded, or whom it is for",
         "       0  cut begins: limit bytes 12, up",
-        "1 connections, 12 bytes up, 0 bytes down"
+        "1 connection, 12 bytes up, 0 bytes down"
       ])
     }))
 
@@ -88,6 +88,9 @@ describe("holdfast chaos", () => {
       const script = file("wrong.yaml", "phases: [{ name: a, fault: { kind: refuse } }]")
       const { code, err } = yield* run("--to", "tcp://127.0.0.1:1", script)
       assert.strictEqual(code, 1)
-      assert.strictEqual(err.trim(), "phases.0.to: missing: to, for or the script's horizon must say when it ends")
+      const missing = "phases.0.to: missing: to, for or the script's horizon must say when it ends"
+      assert.strictEqual(err, `holdfast chaos: ${script}: ${missing}\n`)
+      const none = yield* run("--to", "tcp://127.0.0.1:1", "none.yaml")
+      assert.deepStrictEqual(none, { code: 1, out: "", err: "holdfast chaos: none.yaml: no such file or directory\n" })
     }))
 })

@@ -196,7 +196,7 @@ describe("holdfast serve", () => {
     Effect.gen(function*() {
       for (const args of [["--listen", "tcp://127.0.0.1:65536"], ["--dashboard-port", "65536"]]) {
         const { code, err } = yield* run("serve", ...args)
-        assert.match(err, /Expected: .*, got (tcp:\/\/127\.0\.0\.1:)?65536$/m)
+        assert.match(err, /Expected: .*65535, got (tcp:\/\/127\.0\.0\.1:)?65536$/m)
         assert.strictEqual(code, 1)
       }
     }))

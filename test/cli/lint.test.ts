@@ -112,7 +112,8 @@ error    read  timeout: expected a positive finite duration such as "250ms", "2 
     Effect.gen(function*() {
       const { code, err, out } = yield* lint("", "/nowhere/policy.yaml")
       assert.deepStrictEqual([code, out], [1, ""])
-      assert.include(err, "/nowhere/policy.yaml")
+      assert.strictEqual(err, "/nowhere/policy.yaml: no such file or directory\n")
+      assert.match((yield* lint("", import.meta.dirname)).err, /cli: .*directory\n$/)
     }))
 
   it("is a command of the executable", async () => {

@@ -105,7 +105,8 @@ horizon: 20 s
 
   it.effect.each(
     [
-      [["@none.yaml"], /@none\.yaml: .*none\.yaml/],
+      [["@none.yaml"], /^holdfast simulate: @none\.yaml: no such file or directory$/m],
+      [["@naive.yaml", "--faults", "@none.yaml"], /--faults: @none\.yaml: no such file or directory/],
       [
         ["@naive.yaml", "--scenario", "tsunami"],
         /--scenario: neither a file nor one of retryStorm, coldStart, .*: tsunami/
