@@ -6,6 +6,7 @@
  */
 import { assert, describe, it } from "@effect/vitest"
 import { Effect, Fiber, Logger } from "effect"
+import { HttpClient, HttpClientResponse } from "effect/http"
 import { TestClock } from "effect/testing"
 import { CallError, CircuitBreaker } from "holdfast"
 import { Dashboard } from "holdfast/dashboard"
@@ -15,6 +16,7 @@ import { greeting } from "./example/client.ts"
 import { User, UserNotFound } from "./example/contract.ts"
 import { describe as describeUser } from "./example/errors.ts"
 import { observed } from "./example/observed.ts"
+import { makeShop } from "./example/policies/http.ts"
 import { makeGuard } from "./example/policy.ts"
 
 const root = Path.resolve(import.meta.dirname, "..")
@@ -53,6 +55,18 @@ describe("README", () => {
         .map((target) => `${document}: ${target}`)
     )
     assert.deepStrictEqual(dead, [])
+  })
+
+  it("and the changelog link only to what the package has too", () => {
+    const files: ReadonlyArray<string> = JSON.parse(read("package.json")).files
+    const missing = ["README.md", "CHANGELOG.md"].flatMap((document) =>
+      [...read(document).matchAll(/\]\((?!https?:)([^)#]+)(?:#[^)]*)?\)/g)]
+        .map((match) => match[1]!)
+        // npm packs a licence and a README by itself.
+        .filter((target) => target !== "LICENSE" && !files.some((file) => `${target}/`.startsWith(`${file}/`)))
+        .map((target) => `${document}: ${target}`)
+    )
+    assert.deepStrictEqual(missing, [])
   })
 
   it.live("calls two servers over TCP and gets the user's name", () =>
@@ -103,5 +117,25 @@ describe("README", () => {
       yield* TestClock.adjust("2 seconds")
       const { reason } = yield* Fiber.join(silent)
       assert.include(["DeadlineExceeded", "RetriesExhausted"], reason._tag)
+    }))
+})
+
+describe("docs/policies.md", () => {
+  it("quotes its example word for word", () => {
+    const [, block] = /<!-- test\/example\/policies\/http\.ts -->\n```ts\n([\s\S]*?)```/.exec(read("docs/policies.md"))!
+    assert.strictEqual(block, read("test/example/policies/http.ts"))
+  })
+
+  it.effect("asks again over HTTP after a 503", () =>
+    Effect.gen(function*() {
+      let sent = 0
+      const unwell = HttpClient.make((request) =>
+        Effect.sync(() => HttpClientResponse.fromWeb(request, new Response(null, { status: ++sent < 3 ? 503 : 200 })))
+      )
+      const shop = yield* Effect.provideService(makeShop, HttpClient.HttpClient, unwell)
+      const got = yield* Effect.forkChild(shop.get("http://shop.test/carts/1"))
+      yield* TestClock.adjust("1 minute")
+      assert.strictEqual((yield* Fiber.join(got)).status, 200)
+      assert.strictEqual(sent, 3)
     }))
 })
