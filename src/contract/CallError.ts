@@ -161,7 +161,7 @@ export const RetriesExhausted = Schema.TaggedStruct("RetriesExhausted", {
 })
 export type RetriesExhausted = typeof RetriesExhausted.Type
 
-/** Another attempt would have been allowed, but the retry budget is spent. */
+/** Another attempt would have been allowed, but the retry budget is empty: spent, or nothing earned yet. */
 export const BudgetExhausted = Schema.TaggedStruct("BudgetExhausted", {
   method: Schema.String,
   policy: Schema.String,
@@ -288,12 +288,14 @@ const descriptions: Cases<string> = {
   NoEndpoint: (r) => `${r.target}: no endpoint: ${r.detail}${until("next try", r.retryAfterMillis)}`,
   DeadlineExceeded: (r) => `${r.method}: deadline exceeded after ${seconds(r.elapsedMillis)}${because(r.last)}`,
   RetriesExhausted: (r) =>
-    `${r.method}: gave up after ${r.attempts} attempts in ${seconds(r.elapsedMillis)}${because(r.last)}`,
-  BudgetExhausted: (r) => `${r.method}: no retry, ${r.policy} is spent, after ${r.attempts} attempts${because(r.last)}`,
+    `${r.method}: gave up after ${sends(r.attempts)} in ${seconds(r.elapsedMillis)}${because(r.last)}`,
+  BudgetExhausted: (r) => `${r.method}: no retry, ${r.policy} is empty, after ${sends(r.attempts)}${because(r.last)}`,
   ProtocolViolation: (r) => `${r.target}: protocol violation: ${r.detail}`,
   DecodeFailed: (r) => `${r.target}: cannot decode the answer: ${r.detail}`,
   TooLarge: (r) => `${r.target}: ${r.sizeBytes} bytes exceed the limit of ${r.limitBytes}`
 }
+
+const sends = (attempts: number): string => `${attempts} attempt${attempts === 1 ? "" : "s"}`
 
 const circuitWords: Readonly<Record<CircuitOpen["state"], string>> = {
   Open: "open",

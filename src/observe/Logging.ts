@@ -94,7 +94,12 @@ const lines: {
     }),
   BudgetMoved: ({ balance, change, policy }) =>
     change === "refused"
-      ? { ...ofPolicy(policy, "Warn", "refused a retry: it is spent", { "holdfast.balance": balance }), sampled: true }
+      ? {
+        ...ofPolicy(policy, "Warn", "refused a retry: it is empty", {
+          "holdfast.balance": Math.floor(balance * 100) / 100
+        }),
+        sampled: true
+      }
       : undefined,
   Substituted: ({ call, how, policy }) =>
     how === "fresh" ? undefined : {

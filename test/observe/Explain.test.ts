@@ -109,7 +109,7 @@ describe("Explain.call", () => {
       Effect.gen(function*() {
         const client = yield* clientOf({})
         assert.deepStrictEqual(yield* told(client.Users.Get({ steps: ["down"] })), [
-          "Users.Get: failed in 210 ms after 1 attempt, sent no, 3.8 s of 4 s left: Users.Get: no retry, users budget is spent, after 1 attempts; last: memory://users-1: unavailable: starting",
+          "Users.Get: failed in 210 ms after 1 attempt, sent no, 3.8 s of 4 s left: Users.Get: no retry, users budget is empty, after 1 attempt; last: memory://users-1: unavailable: starting",
           "     0 ms  attempt 1 -> memory://users-1 Unavailable in 210 ms, budget refused at 0.05"
         ])
       })

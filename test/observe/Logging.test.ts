@@ -85,7 +85,7 @@ const all: { readonly [Tag in CallEvent.CallEvent["_tag"]]: Extract<CallEvent.Ca
   Rejected: { _tag: "Rejected", ...at, reason: "CircuitOpen", error, state: undefined },
   Transition: { _tag: "Transition", ...at, from: "Closed", to: "Open", why: "6 of 10 failed" },
   LimitMoved: { _tag: "LimitMoved", ...at, from: 20, to: 10, why: "overload: 5 % late or refused" },
-  BudgetMoved: { _tag: "BudgetMoved", ...at, change: "refused", balance: 0.5 },
+  BudgetMoved: { _tag: "BudgetMoved", ...at, change: "refused", balance: 0.9999999999999999 },
   Substituted: { _tag: "Substituted", ...at, how: "stale", ageMillis: 1 },
   Reloaded: { _tag: "Reloaded", ...at, accepted: false, why: "retry.attempts must be an integer >= 1" },
   Warning: { _tag: "Warning", ...at, why: "Users.Get is retried by two" },
@@ -125,7 +125,7 @@ describe("Logging", () => {
           "Warn: users rejected Users.Get: CircuitOpen",
           "Warn: users went from Closed to Open: 6 of 10 failed",
           "Debug: users moved its limit from 20 to 10: overload: 5 % late or refused",
-          "Warn: users refused a retry: it is spent",
+          "Warn: users refused a retry: it is empty",
           "Info: users answered Users.Get in place of the dependency (stale)",
           "Error: users refused a new spec: retry.attempts must be an integer >= 1",
           "Warn: users Users.Get is retried by two",
@@ -140,6 +140,7 @@ describe("Logging", () => {
           "holdfast.to": "Open",
           "holdfast.why": "6 of 10 failed"
         })
+        assert.strictEqual(lines[3]!.annotations["holdfast.balance"], 0.99)
         assert.strictEqual(lines.at(-1)!.annotations["rpc.method"], "\"Gone\\nINFO: all is well\"")
       }).pipe(Effect.provide(Observe.layer(Logging.make())))
     ))
