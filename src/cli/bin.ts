@@ -3,7 +3,9 @@
 import * as NodeRuntime from "@effect/platform-node/NodeRuntime"
 import * as NodeServices from "@effect/platform-node/NodeServices"
 import * as Cause from "effect/Cause"
+import * as CliOutput from "effect/cli/CliOutput"
 import * as Command from "effect/cli/Command"
+import * as Console from "effect/Console"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Logger from "effect/Logger"
@@ -13,9 +15,21 @@ import { holdfast } from "./Commands.ts"
 
 const { version } = createRequire(import.meta.url)("../../package.json") as { readonly version: string }
 
+/** A command line that makes no sense leaves standard output to whoever reads it, and its error is not below a page of help. */
+const presenter = CliOutput.layerPresenter({
+  present: (event) =>
+    event._tag === "InvalidInvocation"
+      ? Console.error(
+        `${CliOutput.defaultFormatter().formatErrors(event.errors)}\n\nUSAGE\n  ${event.helpDoc.usage}\n\n${
+          event.commandPath.join(" ")
+        } --help says what each part is.`
+      )
+      : CliOutput.defaultPresenter.present(event)
+})
+
 NodeRuntime.runMain(
   Command.run(holdfast, { version }).pipe(
-    Effect.provide(NodeServices.layer),
+    Effect.provide([NodeServices.layer, presenter]),
     Effect.provideService(Logger.LogToStderr, true)
   ),
   {

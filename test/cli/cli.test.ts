@@ -61,8 +61,11 @@ describe("holdfast, as processes", () => {
     ])
     assert.strictEqual(JSON.parse(answer.out).name, "Ada Dijkstra")
     assert.deepStrictEqual({ ...answer, out: "" }, { code: 0, out: "", err: "" })
-    assert.strictEqual(usage.code, 1)
-    assert.include(usage.err, "Invalid value for argument <payload>")
+    assert.deepStrictEqual([usage.code, usage.out], [1, ""])
+    assert.match(
+      usage.err,
+      /Invalid value for argument <payload>[^]*\n {2}holdfast call \[flags\] <address>.*\n\nholdfast call --help/
+    )
     assert.deepStrictEqual(domain, { code: 2, out: "", err: "UserNotFound {\"_tag\":\"UserNotFound\",\"id\":7}\n" })
     assert.deepStrictEqual(call, {
       code: 3,
