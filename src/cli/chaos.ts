@@ -28,7 +28,7 @@ const config = {
     Argument.withDescription("The script: a path, or - for standard input")
   ),
   listen: address("listen").pipe(
-    Flag.withDescription("Where clients connect; port 0 is any free one"),
+    Flag.withDescription("Where clients connect; port 0 is any free one (tcp://127.0.0.1:0)"),
     Flag.withDefault("tcp://127.0.0.1:0")
   ),
   to: address("to").pipe(Flag.withDescription("Where they are passed on to")),

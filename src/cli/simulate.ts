@@ -40,7 +40,7 @@ const config = {
   scenario: Flag.String("scenario").pipe(
     Flag.withAlias("s"),
     Flag.withMetavar("name or file"),
-    Flag.withDescription("What happens"),
+    Flag.withDescription("What happens (spike)"),
     Flag.withDefault("spike")
   ),
   compare: Flag.String("compare").pipe(
@@ -59,7 +59,7 @@ const config = {
     Flag.withDescription("A fault script: what goes wrong between clients and servers besides"),
     Flag.optional
   ),
-  seed: Flag.String("seed").pipe(Flag.withDescription("Names the dice"), Flag.withDefault("1")),
+  seed: Flag.String("seed").pipe(Flag.withDescription("Names the dice (1)"), Flag.withDefault("1")),
   json: Flag.String("json").pipe(
     Flag.withMetavar("file"),
     Flag.withDescription("Write every figure, the time series and the transitions as JSON"),
