@@ -59,7 +59,14 @@ export const millis = (where: string, field: string, value: Duration.Input, zero
   const duration = Option.getOrUndefined(Duration.fromInput(value))
   const millis = duration === undefined ? Number.NaN : Duration.toMillis(duration)
   if (!(millis < Infinity && (zero ? millis >= 0 : millis > 0))) {
-    throw invalid(where, field, zero ? "a duration >= 0 and finite" : "a positive and finite duration", value)
+    // A policy file takes `2s`; Effect does not.
+    const written = duration === undefined && typeof value === "string" ? ` such as "2 seconds"` : ""
+    throw invalid(
+      where,
+      field,
+      `${zero ? "a duration >= 0 and finite" : "a positive and finite duration"}${written}`,
+      value
+    )
   }
   return millis
 }
