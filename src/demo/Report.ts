@@ -208,7 +208,7 @@ const circuitsChart = (run: Summary.Summary): string => {
       Summary.serverName(index)
     }</text>${pieces}`
   }).join("")
-  const keys = ["Closed", "HalfOpen", "Open"].map((state) =>
+  const keys = ["Closed", "Open", "HalfOpen", "Recovering"].map((state) =>
     `<span class="key"><svg width="14" height="12" aria-hidden="true"><rect class="state ${state}" width="14" height="12"/></svg>${state}</span>`
   ).join("")
   return `<figure><figcaption><h2>Circuits</h2><p>The resilient client's circuit breaker for each server; the naive one has none.</p><p>${keys}</p></figcaption>
@@ -311,7 +311,7 @@ tbody td:nth-child(7) { border-left: 1px solid var(--rule) } .narrow td { border
 .line.naive { stroke: var(--naive) } .line.resilient { stroke: var(--resilient) }
 .grid { stroke: var(--rule) } .tick, .note { font-size: 12px; fill: var(--soft) } .note { fill: var(--ink) }
 .fault { fill: var(--fault) } .tip { fill: transparent } .tip:hover { fill: var(--fault) }
-.state.Closed { fill: var(--calm) } .state.Open { fill: var(--bad) } .state.HalfOpen, .state.Recovering { fill: var(--fair) }
+.state.Closed { fill: var(--calm) } .state.Open { fill: var(--bad) } .state.HalfOpen { fill: var(--fair) } .state.Recovering { fill: var(--good) }
 footer { margin-top: 20px; font-size: 13px }`
 
 /** The page. */

@@ -156,6 +156,7 @@ describe("Report", () => {
     assert.include(html, "&lt;Reason &amp; more&gt;")
     assert.include(html, "&lt;a &amp; b&gt;")
     assert.include(html, "10 &gt; 9")
+    for (const state of ["Closed", "Open", "HalfOpen", "Recovering"]) assert.include(html, `</svg>${state}</span>`)
     assert.notInclude(html, "NaN")
     assert.notInclude(html, "undefined")
   })

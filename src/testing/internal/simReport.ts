@@ -185,11 +185,12 @@ const frame = (result: Result, height: number): string => {
   const seconds = result.horizonMillis / 1000
   const minutes = seconds > 600
   const scale = minutes ? 60 : 1
-  const ticks = steps(seconds / scale, 8).filter((tick) => tick * scale <= seconds).map((tick) =>
-    `<text class="tick" x="${x(tick * scale * 1000)}" y="${bottom + 18}" text-anchor="middle">${tick}${
-      minutes ? " min" : " s"
-    }</text>`
-  ).join("")
+  const ticks = steps(seconds / scale, 8).filter((tick) => tick * scale <= seconds).map((tick) => {
+    const label = `${tick}${minutes ? " min" : " s"}`
+    // Half a label of 12 pixels is wider than what is right of the last tick.
+    const middle = Math.min(x(tick * scale * 1000), width - 3.4 * label.length)
+    return `<text class="tick" x="${middle}" y="${bottom + 18}" text-anchor="middle">${label}</text>`
+  }).join("")
   const { disturbance } = result
   const shade = disturbance === undefined
     ? ""
