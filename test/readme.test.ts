@@ -69,6 +69,11 @@ describe("README", () => {
     assert.deepStrictEqual(missing, [])
   })
 
+  it("and CONTRIBUTING name only folders and files of tests that are there", () => {
+    const named = ["README.md", "CONTRIBUTING.md"].flatMap((file) => [...read(file).matchAll(/`(test\/[\w./]+)`/g)])
+    assert.deepStrictEqual(named.map((match) => match[1]!).filter((path) => !Fs.existsSync(Path.join(root, path))), [])
+  })
+
   it.live("calls two servers over TCP and gets the user's name", () =>
     Effect.gen(function*() {
       assert.strictEqual(yield* greeting, "Hello Ada")
