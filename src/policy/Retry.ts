@@ -145,6 +145,14 @@ export const make: {
     const where = "Retry.make"
     const { allowNested, budget, classify, discard, hedge, name = "Retry", retryIf } = options
     Options.check(allowNested !== "", where, "allowNested", "the reason why", allowNested)
+    // A spec takes `false`, so somebody will write it here.
+    Options.check(
+      budget === undefined || typeof budget === "object",
+      where,
+      "budget",
+      "a RetryBudget, or left out",
+      budget
+    )
     const plan: Plan<R> = {
       name,
       attempts: Options.integer(where, "attempts", options.attempts ?? 3, 1),

@@ -178,7 +178,10 @@ const serve = (
     Effect.withFiber<Frame.Response>((fiber) => {
       const atMillis = Timer.now(fiber)
       CallEvent.receiverOf(fiber)?.event({ _tag: "RequestRefused", peer, method, reason, why, atMillis })
-      return Effect.as(lineOf(`refused ${printable(method)} of ${peer}: ${why}`, atMillis), response)
+      return Effect.as(
+        lineOf(`refused ${printable(method)} of ${peer}: ${why.replaceAll(/\s*\n\s*/g, " ")}`, atMillis),
+        response
+      )
     })
 
   return {

@@ -824,9 +824,10 @@ describe("Retry", () => {
           { attempts: Infinity },
           { retryAfterCap: Duration.infinity },
           { allowNested: "" },
+          { budget: false },
           { attempts: 1, hedge },
           { budget, hedge: { ...hedge, budget: yield* RetryBudget.make({ name: "b" }) } }
-        ] as Array<Retry.RetryOptions>,
+        ] as Array<any>,
         (options) =>
           Effect.map(Effect.exit(Retry.make(options)), (exit) =>
             Exit.isFailure(exit) ? String(Cause.squash(exit.cause)) : "made")
@@ -838,6 +839,7 @@ describe("Retry", () => {
         "RangeError: Retry.make: attempts must be an integer >= 1, got Infinity",
         "RangeError: Retry.make: retryAfterCap must be a positive and finite duration, got Infinity",
         "RangeError: Retry.make: allowNested must be the reason why, got \"\"",
+        "RangeError: Retry.make: budget must be a RetryBudget, or left out, got false",
         "RangeError: Retry.make: attempts must be >= 2, for a hedge is one of them, got 1",
         "RangeError: Retry.make: hedge.budget must be the retry's budget, for there is one ledger per target, got \"b\""
       ])

@@ -143,7 +143,7 @@ describe("Server", () => {
           const { call, events, lines, send, server } = yield* serving()
           const reason = what === "an unknown method" ? "unimplemented" : "invalid"
           assert.strictEqual(line(yield* send(sent)), answer)
-          assert.deepStrictEqual(lines, [`Warn: refused ${sent.method} of memory: ${why}`])
+          assert.deepStrictEqual(lines, [`Warn: refused ${sent.method} of memory: ${why.replace("\n ", "")}`])
           assert.deepStrictEqual(events, [
             { _tag: "RequestRefused", peer: "memory", method: sent.method, reason, why, atMillis: 0 }
           ])

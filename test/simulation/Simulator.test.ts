@@ -415,7 +415,10 @@ describe("what makes no sense is refused before anything runs", () => {
   it.effect.each(
     [
       [{ policy: { retry: { attempts: 0 } } }, "retry.attempts: Expected a value greater than or equal to 1, got 0"],
-      [{ horizon: "soon" }, "Simulator.run: horizon must be a positive and finite duration, got \"soon\""],
+      [
+        { horizon: "soon" },
+        "Simulator.run: horizon must be a positive and finite duration such as \"2 seconds\", got \"soon\""
+      ],
       [{ clients: 0 }, "Simulator.run: clients.count must be an integer in [1, 100000], got 0"],
       [
         { dependency: { service: { gamma: 1 } } },

@@ -194,8 +194,8 @@ describe("Scenario", () => {
 
   const mistakes: ReadonlyArray<readonly [ReadonlyArray<unknown>, Scenario.ScenarioOptions, string]> = [
     [[{ at: 10, call: "fail" }, { at: 5, call: "fail" }], {}, "at must be in order, at least 10, got 5"],
-    [[{ at: "-1 s", call: "fail" }], {}, "at must be a duration >= 0 and finite, got \"-1 s\""],
-    [[{ at: "later", call: "fail" }], {}, "at must be a duration >= 0 and finite, got \"later\""],
+    [[{ at: "-1 s", call: "fail" }], {}, "at must be a duration >= 0 and finite such as \"2 seconds\", got \"-1 s\""],
+    [[{ at: "later", call: "fail" }], {}, "at must be a duration >= 0 and finite such as \"2 seconds\", got \"later\""],
     [[{ at: Infinity, call: "fail" }], {}, "at must be a duration >= 0 and finite, got Infinity"],
     [[{ at: 0, call: "explode" }], {}, "call must be one of succeed, fail, ignore, reject, die, hang, got \"explode\""],
     [[{ at: 0, call: [] }], {}, "call must be at least one answer, got \"none\""],
