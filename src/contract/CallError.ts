@@ -258,7 +258,18 @@ const because = (error: unknown): string => {
   if (error === undefined) return ""
   const message = error instanceof Error ? error.message : undefined
   const tag = typeof error === "object" && error !== null && "_tag" in error ? String(error._tag) : undefined
-  return `; last: ${message || tag || String(error)}`
+  const said = message || tag || String(error)
+  const code = codeOf(error)
+  return `; last: ${said}${code === undefined || said.includes(code) ? "" : ` (${code})`}`
+}
+
+/** What the system called it, beneath wrappers that say no more than that something failed. */
+const codeOf = (error: unknown): string | undefined => {
+  let at = error
+  for (let depth = 0; depth < 5 && at instanceof Error; depth++, at = at.cause) {
+    if ("code" in at && typeof at.code === "string") return at.code
+  }
+  return undefined
 }
 
 const descriptions: Cases<string> = {

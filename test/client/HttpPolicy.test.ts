@@ -65,6 +65,17 @@ const url = "http://shop.test/carts/1"
 const text = HttpClientRequest.bodyText("an order")
 
 describe("HttpPolicy", () => {
+  it.effect("an error that gives up says what the system called the last one, however deep it lies", () =>
+    Effect.gen(function*() {
+      const { client } = fake({ code: "ECONNREFUSED" })
+      const guarded = HttpPolicy.apply(
+        client,
+        yield* Retry.make({ attempts: 2, backoff: Backoff.constant({ base: 0 }) })
+      )
+      const error = yield* Effect.flip(guarded.get("http://shop.test/carts/1"))
+      assert.match(error.message, /gave up after 2 attempts in .*; last: .*\(ECONNREFUSED\)$/)
+    }))
+
   const requests: ReadonlyArray<readonly [string, HttpClientRequest.HttpClientRequest, number]> = [
     ["GET", HttpClientRequest.get(url), 2],
     ["HEAD", HttpClientRequest.head(url), 2],
