@@ -64,6 +64,20 @@ describe("Hedge", () => {
         }
       }))
 
+    it.effect("a hedge is announced as one, with the time since its own call's first attempt", () =>
+      Effect.gen(function*() {
+        yield* TestClock.adjust("1 minute")
+        const hedge = yield* Hedge.make({ delay: 10 })
+        const { of, record } = recording()
+        yield* drive(record(idempotent(hedge.run(taking(100, "ok")))))
+        assert.deepStrictEqual(
+          of("HedgeStarted").map((
+            { afterMillis, atMillis, call }
+          ) => [call.attempt, call.hedge, afterMillis, atMillis]),
+          [[2, true, 10, 60_010]]
+        )
+      }))
+
     // HG-02
     it.effect("two hedges, 10 ms after each other, and the flag is true for them only", () =>
       Effect.gen(function*() {

@@ -62,6 +62,41 @@ describe("Retry", () => {
         assert.strictEqual(took, 2300)
       }))
 
+    it.effect("counts time from the call's own start, and a retry that is announced is no hedge", () =>
+      Effect.gen(function*() {
+        yield* TestClock.adjust("1 minute")
+        const retry = yield* Retry.make({ attempts: 2, backoff: second })
+        const { of, record } = recording()
+        const [exit] = yield* drive(record(idempotent(retry.run(Effect.delay(down, 100)))))
+        assert.strictEqual((reasonOf(exit) as CallError.RetriesExhausted).elapsedMillis, 1200)
+        assert.deepStrictEqual(
+          of("RetryScheduled").map(({ atMillis, call }) => [call.attempt, call.hedge, atMillis]),
+          [[2, false, 60_100]]
+        )
+        const late = idempotent(retry.run(Effect.delay(down, 100))).pipe(
+          CallContext.annotate({ deadline: (yield* now) + 500 })
+        )
+        const [ended] = yield* drive(late)
+        assert.deepInclude(reasonOf(ended), { _tag: "DeadlineExceeded", elapsedMillis: 100 })
+      }))
+
+    it.effect("a rejection inside, after an attempt that failed, carries the error of that attempt", () =>
+      Effect.gen(function*() {
+        const retry = yield* Retry.make({ backoff: atOnce })
+        const rejections = [
+          { _tag: "CircuitOpen", policy: "p", state: "Open", sent: "no" },
+          { _tag: "BulkheadFull", policy: "p", limit: 1, queued: 0, sent: "no" },
+          { _tag: "Throttled", policy: "p", ratio: 0.5, sent: "no" },
+          { _tag: "LimitReached", policy: "p", limit: 1, sent: "no" },
+          { _tag: "DeadlineExceeded", method: "m", elapsedMillis: 1, sent: "no", last: undefined }
+        ] as ReadonlyArray<CallError.Reason>
+        for (const rejection of rejections) {
+          const { call } = script<string, unknown, never>(down, CallError.fail(rejection))
+          const [exit] = yield* drive(idempotent(retry.run(call)))
+          assert.deepInclude(reasonOf(exit), { _tag: rejection._tag, last: "down" })
+        }
+      }))
+
     // RT-13
     it.effect("passes the error as it is when one attempt is all there is", () =>
       Effect.gen(function*() {
