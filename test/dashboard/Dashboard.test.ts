@@ -262,7 +262,7 @@ describe("SnapshotHttp", () => {
       const [{ endedAt, text, traceId }] = failed as [(typeof failed)[number]]
       assert.match(
         text,
-        /^Shop\.Buy: failed in \S+ ms after 1 attempt.*: Overloaded\n +0 ms {2}attempt 1 -> \S+ Overloaded in /
+        /^Shop\.Buy: failed in \S+ m?s after 1 attempt.*: Overloaded\n +\S+ m?s {2}attempt 1 -> \S+ Overloaded in /
       )
       assert.notInclude(text, "queue")
       assert.deepStrictEqual([traceId, Number.isNaN(Date.parse(endedAt))], [null, false])
