@@ -26,7 +26,7 @@ const method: string | undefined = (() => {
 
 /**
  * An effect that is an object: what `withFiber`, its closure and the closure's
- * variables are, in one allocation of a third of their size.
+ * variables are, in one allocation.
  */
 export abstract class Step<A, E = never, R = never> extends Effectable.Class<A, E, R> {
   /** The next effect; runs in each of the fibers that run this one. */

@@ -153,11 +153,14 @@ const serve = (
     methods.set(name, ways)
   }
   let requests = 0
-  let said = { sinceMillis: -Infinity, lines: 0, unsaid: 0 }
+  const said = { sinceMillis: -Infinity, lines: 0, unsaid: 0 }
 
   /** The line of log about a refusal, if there is to be one. */
   const lineOf = (what: string, atMillis: number): Effect.Effect<void> => {
-    if (atMillis - said.sinceMillis >= linesEveryMillis) said = { ...said, sinceMillis: atMillis, lines: 0 }
+    if (atMillis - said.sinceMillis >= linesEveryMillis) {
+      said.sinceMillis = atMillis
+      said.lines = 0
+    }
     if (said.lines === maxLines) {
       said.unsaid++
       return Effect.void

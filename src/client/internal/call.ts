@@ -2,8 +2,7 @@
  * One call, from its payload to its answer.
  *
  * What a call needs while it waits is kept in a few objects and not in closures:
- * as closures it was 6.0 kB of garbage a call, and with 512 in flight the
- * collector copied half of that again.
+ * with closures a call allocated 6.1 kB, with objects 4.9.
  */
 import type * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
